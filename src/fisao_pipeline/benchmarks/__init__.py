@@ -1,1 +1,1 @@
-
+"""Metrics: predictions and annotations to numbers; no model inside."""

@@ -1,0 +1,203 @@
+"""Base against aligned model on the same images and prompts: values, intervals, paired changes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import pandas as pd
+
+from fisao_pipeline.benchmarks.bootstrap import BootstrapSettings, bootstrap_changes, bootstrap_metrics
+from fisao_pipeline.benchmarks.chair import CHAIR_METRICS, ChairItem, chair_counts, chair_item, spans_chain
+from fisao_pipeline.benchmarks.comparison_inputs import (
+    DECODINGS,
+    MODELS,
+    canonical_names,
+    checked_predictions,
+    true_objects,
+)
+from fisao_pipeline.benchmarks.comparison_table import format_table
+from fisao_pipeline.benchmarks.pope import POPE_METRICS, STRATEGIES, AnswerParsing, pope_counts
+from fisao_pipeline.benchmarks.ratios import RatioMetrics
+from fisao_pipeline.method.object_spans import ObjectVocabulary
+
+__all__ = ["compare", "format_table"]
+
+TOKEN_METRICS: RatioMetrics = {"tokens": ("tokens", "captions")}
+
+
+def compare(
+    predictions: pd.DataFrame,
+    annotations: pd.DataFrame,
+    vocabulary: ObjectVocabulary,
+    *,
+    annotated_categories: Collection[str] | None = None,
+    settings: BootstrapSettings | None = None,
+    answer_parsing: AnswerParsing = "reference",
+) -> dict[str, Any]:
+    """Compare the two models, one decoding at a time.
+
+    Args:
+        predictions: Columns ``model`` (base, aligned), ``decoding`` (greedy, sampled), ``task`` (caption, pope),
+            ``image_id``, ``prompt``, ``answer`` (truth of a POPE question), ``response``; optionally ``pope_strategy``
+            and ``n_tokens`` (length of the response). Several samples of a prompt are several rows; resampling draws
+            images, so samples of one image stay together.
+        annotations: Columns ``image_id`` and ``objects`` (category names; null where the image is not annotated). Names
+            are read through the vocabulary ("bike" is its "bicycle"); names that it does not hold are left out and
+            listed under ``settings``.
+        vocabulary: Names that count as objects. CHAIR figures compare with published ones only for "coco": a longer
+            list takes words away from COCO's ("coffee table" is no "dining table" any more).
+        annotated_categories: Categories that the annotations would hold wherever visible; mentions of others are not
+            scored. None: every category of the vocabulary, right for "coco" on COCO and wrong for any vocabulary wider
+            than the annotations.
+        settings: Bootstrap settings; the defaults when None.
+        answer_parsing: How POPE answers are read, see `fisao_pipeline.benchmarks.pope.parse_answer`.
+
+    Returns:
+        JSON-ready ``{"settings", "notes", "base", "aligned", "change"}``. ``base[decoding][metric]`` is ``{"value",
+        "low", "high"}``; ``change[decoding]`` holds ``metric`` (aligned − base) and ``metric_relative`` ((aligned −
+        base) / base) in the same form. Undefined values are null and explained in ``notes``.
+
+    Raises:
+        ValueError: No predictions, unknown labels, null responses, columns missing, an image annotated twice, or the
+            two models answered different images, prompts or numbers of samples.
+    """
+    settings = settings or BootstrapSettings()
+    predictions = checked_predictions(predictions)
+    known = vocabulary.categories if annotated_categories is None else annotated_categories
+    known = frozenset(canonical_names(known, vocabulary)[0])
+    truths, unknown_names = true_objects(annotations, vocabulary, known)
+    notes: list[str] = []
+    report: dict[str, Any] = {
+        "settings": {
+            "n_resamples": settings.n_resamples,
+            "confidence": settings.confidence,
+            "seed": settings.seed,
+            "answer_parsing": answer_parsing,
+            "word_chain": "spans",
+            "vocabulary_categories": len(vocabulary.categories),
+            "annotated_categories": len(known),
+            "objects_outside_vocabulary": unknown_names,
+            "samples": {},
+        },
+        "notes": notes,
+        "base": {},
+        "aligned": {},
+        "change": {},
+    }
+    for decoding in (name for name in DECODINGS if (predictions["decoding"] == name).any()):
+        rows = predictions[predictions["decoding"] == decoding]
+        captions = _caption_tables(rows, truths, vocabulary, known)
+        report["settings"]["samples"][decoding] = _sample_sizes(rows, captions, truths)
+        tables = [captions] if (rows["task"] == "caption").any() else []
+        _add_metrics(report, decoding, [*tables, *_pope_tables(rows, answer_parsing)], settings)
+        notes += _undefined_notes(report, decoding)
+    return report
+
+
+Tables = tuple[dict[str, pd.DataFrame], RatioMetrics]
+"""Counts of each model, and the metrics that they give."""
+
+
+def _caption_tables(
+    rows: pd.DataFrame, truths: Mapping[str, Collection[str]], vocabulary: ObjectVocabulary, known: frozenset[str]
+) -> Tables:
+    """CHAIR counts of each model's captions of annotated images."""
+    rows = rows[(rows["task"] == "caption") & rows["image_id"].isin(list(truths))]
+    tables = {}
+    for model in MODELS:
+        own = rows[rows["model"] == model]
+        items: list[ChairItem] = [
+            chair_item(
+                image_id,
+                response,
+                truths[image_id],
+                word_chain=spans_chain(vocabulary),
+                annotated_categories=known,
+            )
+            for image_id, response in zip(own["image_id"], own["response"], strict=True)
+        ]
+        tables[model] = chair_counts(items)
+        tables[model].attrs["unscored"] = sum(item.unscored for item in items)
+        if "n_tokens" in own:
+            tables[model]["tokens"] = own["n_tokens"].to_numpy()
+    return tables, {**CHAIR_METRICS, **(TOKEN_METRICS if "n_tokens" in rows else {})}
+
+
+def _pope_tables(rows: pd.DataFrame, parsing: AnswerParsing) -> list[Tables]:
+    """POPE counts over all questions and, where strategies are given, the accuracy of each."""
+    rows = rows[rows["task"] == "pope"]
+    if rows.empty:
+        return []
+    groups = [(rows, {f"pope_{name}": pair for name, pair in POPE_METRICS.items()})]
+    if "pope_strategy" in rows:
+        for strategy in STRATEGIES:
+            asked = rows[rows["pope_strategy"] == strategy]
+            if not asked.empty:
+                groups.append((asked, {f"pope_accuracy_{strategy}": POPE_METRICS["accuracy"]}))
+    return [
+        (
+            {
+                model: pope_counts(
+                    *(own[name].tolist() for name in ("image_id", "answer", "response")), parsing=parsing
+                )
+                for model in MODELS
+                for own in (group[group["model"] == model],)
+            },
+            metrics,
+        )
+        for group, metrics in groups
+    ]
+
+
+def _add_metrics(report: dict[str, Any], decoding: str, tables: list[Tables], settings: BootstrapSettings) -> None:
+    for model in MODELS:
+        report[model][decoding] = {
+            name: interval.to_dict()
+            for counts, metrics in tables
+            for name, interval in bootstrap_metrics(counts[model], metrics, settings).items()
+        }
+    report["change"][decoding] = change = {}
+    for counts, metrics in tables:
+        pairs = bootstrap_changes(counts["base"], counts["aligned"], metrics, settings)
+        for name, (difference, relative) in pairs.items():
+            change[name] = difference.to_dict()
+            change[f"{name}_relative"] = relative.to_dict()
+
+
+def _sample_sizes(rows: pd.DataFrame, captions: Tables, truths: Mapping[str, Collection[str]]) -> dict[str, Any]:
+    """What one decoding's figures rest on; the base model's rows stand for both, which were checked to be alike."""
+    counts = captions[0]
+    base = rows[rows["model"] == "base"]
+    asked, questions = base[base["task"] == "caption"], base[base["task"] == "pope"]
+    return {
+        "captions": len(counts["base"]),
+        "caption_images": int(counts["base"]["image_id"].nunique()),
+        "images_without_annotation": len(set(asked["image_id"]) - set(truths)),
+        "caption_prompts": sorted(set(asked["prompt"]))[:10],
+        "unscored_mentions": {model: counts[model].attrs["unscored"] for model in MODELS},
+        "pope_questions": len(questions),
+        "pope_images": int(questions["image_id"].nunique()),
+    }
+
+
+def _undefined_notes(report: dict[str, Any], decoding: str) -> list[str]:
+    return [
+        f"{model}, {decoding}: {name} is undefined, its denominator is zero "
+        f"({_REASONS.get(name, 'nothing to divide by')})"
+        for model in MODELS
+        for name, interval in report[model][decoding].items()
+        if interval["value"] is None
+    ]
+
+
+_REASONS = {
+    "chair_i": "no caption names an object that the annotations can know",
+    "chair_s": "no captioned image is annotated",
+    "recall": "no captioned image has an annotated object",
+    "objects_per_caption": "no captioned image is annotated",
+    "repeated_mentions": "no captioned image is annotated",
+    "tokens": "no captioned image is annotated",
+    "pope_precision": "the model never says yes",
+    "pope_recall": "no question has the answer yes",
+}

@@ -1,0 +1,89 @@
+"""The comparison as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ROW_TITLES = {
+    "chair_i": "CHAIR_i, % ↓",
+    "chair_s": "CHAIR_s, % ↓",
+    "recall": "object recall, % ↑",
+    "objects_per_caption": "objects per caption",
+    "repeated_mentions": "repeated mentions per caption ↓",
+    "tokens": "tokens per caption",
+    "pope_accuracy": "POPE accuracy, % ↑",
+    "pope_accuracy_random": "POPE accuracy, random, % ↑",
+    "pope_accuracy_popular": "POPE accuracy, popular, % ↑",
+    "pope_accuracy_adversarial": "POPE accuracy, adversarial, % ↑",
+    "pope_precision": "POPE precision, % ↑",
+    "pope_recall": "POPE recall, % ↑",
+    "pope_f1": "POPE F1, % ↑",
+    "pope_yes_ratio": "POPE yes ratio, %",
+    "pope_unparsed": "POPE answers not parsed, %",
+}
+_HEADER = ("metric", "base", "aligned", "change", "relative change")
+
+
+def format_table(comparison: Mapping[str, Any]) -> str:
+    """Write base, aligned and change with their intervals as Markdown tables, one per decoding.
+
+    Shares are printed in percent and their changes in percentage points; ↓ and ↑ say which way is better.
+
+    Args:
+        comparison: What `fisao_pipeline.benchmarks.comparison.compare` returns.
+    """
+    settings = comparison["settings"]
+    lines = [
+        f"Base against aligned, {settings['confidence']:.0%} intervals "
+        f"(paired bootstrap over images, {settings['n_resamples']} resamples)."
+    ]
+    for decoding, change in comparison["change"].items():
+        rows = [
+            _row(name, comparison["base"][decoding][name], comparison["aligned"][decoding][name], change)
+            for name in comparison["base"][decoding]
+        ]
+        lines += ["", _title(decoding, settings["samples"][decoding]), "", *_markdown([_HEADER, *rows])]
+    lines += ["", *(f"Note: {note}." for note in comparison["notes"])] if comparison["notes"] else []
+    return "\n".join(lines)
+
+
+def _title(decoding: str, sizes: Mapping[str, Any]) -> str:
+    parts = []
+    if sizes["captions"]:
+        parts.append(f"{sizes['captions']} captions of {sizes['caption_images']} images")
+    if sizes["images_without_annotation"]:
+        parts.append(f"{sizes['images_without_annotation']} images without annotation left out")
+    if sizes["pope_questions"]:
+        parts.append(f"{sizes['pope_questions']} questions on {sizes['pope_images']} images")
+    return f"{decoding} decoding: " + "; ".join(parts)
+
+
+def _row(name: str, base: Mapping[str, Any], aligned: Mapping[str, Any], change: Mapping[str, Any]) -> tuple[str, ...]:
+    title = ROW_TITLES.get(name, name)
+    scale, digits = (100, 1) if "%" in title else (1, 2)
+    return (
+        title,
+        _cell(base, scale, digits),
+        _cell(aligned, scale, digits),
+        _cell(change[name], scale, digits, sign="+"),
+        _cell(change[f"{name}_relative"], 100, 1, sign="+", unit=" %"),
+    )
+
+
+def _cell(interval: Mapping[str, float | None], scale: int, digits: int, sign: str = "", unit: str = "") -> str:
+    def show(value: float | None) -> str:
+        return "–" if value is None else f"{value * scale:{sign}.{digits}f}"
+
+    if interval["value"] is None:
+        return "–"
+    bounds = f" [{show(interval['low'])}, {show(interval['high'])}]" if interval["low"] is not None else ""
+    return show(interval["value"]) + unit + bounds
+
+
+def _markdown(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
