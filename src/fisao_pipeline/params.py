@@ -2,10 +2,151 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class StageParams(BaseModel):
     """Base of all parameter blocks: unknown keys are errors and values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Split = Literal["calibration", "training", "probe", "held_out"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class ImageIngestionParams(StageParams):
+    """Which images are accepted, what is asked about them where no prompts are given, and who sees which image."""
+
+    template_prompt: str = Field(pattern=r"\S", description="The prompt of every image when there is no prompts file.")
+    split_fractions: dict[Split, Annotated[float, Field(ge=0, le=1)]] = Field(description="Shares of images; sum 1.")
+    required_splits: tuple[Split, ...] = Field(description="An empty one of these is an error, another a warning.")
+    seed: int = Field(ge=0, description="Another seed deals the images into other splits.")
+    max_pixels: int = Field(ge=1, le=178_956_970, description="Width times height; Pillow's own limit is the highest.")
+    min_side_pixels: int = Field(ge=1, description="Shortest side of an accepted image.")
+    max_rejected_share: float = Field(ge=0, le=1, description="Share of unusable files that is still tolerated.")
+    workers: int = Field(ge=1, le=64, description="Threads that decode images.")
+
+    @model_validator(mode="after")
+    def _check_across_fields(self) -> ImageIngestionParams:
+        total = sum(self.split_fractions.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"split_fractions must sum to 1, they sum to {total:g}")
+        if self.min_side_pixels**2 > self.max_pixels:
+            raise ValueError(f"min_side_pixels {self.min_side_pixels} leaves no image within max_pixels")
+        return self
+
+
+class ResponseSamplingParams(StageParams):
+    """How the policy is asked: the same settings draw the cached first round and every later one."""
+
+    responses_per_prompt: int = Field(ge=1, le=64, description="K, completions drawn for each prompt.")
+    temperature: float = Field(gt=0, le=5, description="Divides the logits, in sampling and in logprobs alike.")
+    max_new_tokens: int = Field(ge=1, le=4096, description="Longest completion, in tokens.")
+    prompts_per_round: int = Field(ge=1, description="Training prompts of one PPO round; the first round is cached.")
+    calibration_prompts: int = Field(ge=1, description="Calibration prompts at most.")
+    batch_size: int = Field(ge=1, description="Completions drawn at once; memory and speed only.")
+    seed: int = Field(ge=0, description="Of every draw.")
+
+
+class FixedBaseline(StageParams):
+    """A baseline from parameters, for ``calibration: fixed``: cosines, a prior probability and the sentence scores."""
+
+    correct_mean: float = Field(ge=-1, le=1)
+    hallucinated_mean: float = Field(ge=-1, le=1)
+    std: float = Field(gt=0, le=1)
+    mixing_weight: float = Field(gt=0, lt=1)
+    sentence_mean: float = Field(ge=-1, le=1)
+    sentence_std: float = Field(gt=0, le=1)
+
+
+class RewardAnnotationParams(StageParams):
+    """From responses to token rewards: what counts as an object, how it is scored and what the score pays."""
+
+    vocabulary: str = Field(min_length=1, description="`coco`, `coco+common`, or the path of a vocabulary file.")
+    template: str = Field(pattern=r"\{\}", description="Text around a mention that the verifier scores.")
+    calibration: Literal["annotated", "mixture", "fixed"] = Field(description="Where the baseline comes from.")
+    fixed_baseline: FixedBaseline | None = Field(description="The baseline when calibration is `fixed`.")
+    min_mentions: int = Field(ge=2, description="Mentions that a calibration (each of its classes) must rest on.")
+    granularity: Literal["token", "sentence"] = Field(description="Reward per object mention, or one per response.")
+    rule: Literal["margin", "midpoint", "posterior"] = Field(description="What a score pays; see docs/method.md.")
+    margin: float = Field(ge=0, le=1, description="Margin λ of the rule `margin`, in cosine units.")
+    false_mention_cost: float = Field(ge=1, description="Cost c of a false mention in the rule `posterior`.")
+    repeat_penalty: float = Field(ge=0, description="Fine for naming a category again; repeats never earn.")
+    min_auroc: float = Field(ge=0.5, le=1, description="Below it a warning says that training may do harm.")
+
+    @model_validator(mode="after")
+    def _fixed_needs_a_baseline(self) -> RewardAnnotationParams:
+        if self.calibration == "fixed" and self.fixed_baseline is None:
+            raise ValueError("calibration `fixed` needs fixed_baseline")
+        return self
+
+
+class LoraParams(StageParams):
+    """The adapter: low-rank updates of linear layers of the language tower."""
+
+    rank: int = Field(ge=1, le=1024)
+    alpha: float = Field(gt=0)
+    targets: tuple[str, ...] = Field(min_length=1, description="Names of linear layers in the language tower.")
+
+
+class PPOParams(StageParams):
+    """One PPO round: advantages, losses, optimiser."""
+
+    advantage: Literal["gae", "batch", "group"] = Field(
+        description="`gae` with a value head; return-to-go minus the batch mean, or minus the mean of the group."
+    )
+    gamma: float = Field(ge=0, le=1, description="Discount per token.")
+    gae_lambda: float = Field(ge=0, le=1, description="λ of GAE; used by `gae` only.")
+    normalise_advantages: bool = Field(description="Divide advantages by their spread over the batch.")
+    clip_range: float = Field(gt=0, lt=1, description="ε of the clipped ratio and of the clipped value.")
+    vf_coef: float = Field(ge=0, description="Weight of the value loss; used by `gae` only.")
+    kl_coef: float = Field(ge=0, description="β of the KL penalty in the reward; the first value when adaptive.")
+    kl_target_nats: float | None = Field(gt=0, description="KL per response to steer β towards; null keeps β fixed.")
+    max_round_kl_nats: float | None = Field(gt=0, description="Ends a round early: KL per token to its own start.")
+    learning_rate: float = Field(gt=0)
+    anneal_to: float = Field(ge=0, le=1, description="Share of the learning rate left in the last round (linear).")
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: float = Field(gt=0)
+    epochs: int = Field(ge=1, description="Passes over a round's rollouts.")
+    batch_size: int = Field(ge=1, description="Responses per optimiser step.")
+    micro_batch_size: int = Field(ge=1, description="Responses per forward pass; memory only.")
+    logprob_tolerance: float = Field(gt=0, description="Nats that a cached logprob may differ from the recomputed one.")
+
+    @model_validator(mode="after")
+    def _micro_batches_fill_batches(self) -> PPOParams:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of micro_batch_size {self.micro_batch_size}"
+            )
+        return self
+
+
+class PolicyTrainingParams(StageParams):
+    """The training loop: rounds, adapter, PPO, and the probe that picks the round to keep."""
+
+    rounds: int = Field(ge=1, description="Times that sample, annotate, train is repeated.")
+    lora: LoraParams
+    ppo: PPOParams
+    probe_prompts: int = Field(ge=0, description="Probe prompts answered greedily after each round; 0 keeps the last.")
+    keep: Literal["best", "last"] = Field(
+        description="The round whose adapter is kept: best on the probe, or the last."
+    )
+    seed: int = Field(ge=0, description="Of shuffling, of the prompts' order and, by round, of sampling.")
+
+
+class BenchmarkEvaluationParams(StageParams):
+    """Base against aligned on held-out images."""
+
+    held_out_images: int = Field(ge=1, description="Images at most.")
+    max_new_tokens: int = Field(ge=1, le=4096)
+    temperature: float = Field(gt=0, le=5, description="Of the sampled decoding; the other one is greedy.")
+    samples_per_prompt: int = Field(ge=1, description="Completions per prompt in the sampled decoding.")
+    pope_images: int = Field(ge=0, description="Images with three or more objects that questions are asked about.")
+    vocabulary: str = Field(min_length=1)
+    batch_size: int = Field(ge=1)
+    bootstrap_resamples: int = Field(ge=100)
+    confidence: float = Field(gt=0.5, lt=1)
+    seed: int = Field(ge=0)

@@ -1,0 +1,169 @@
+"""What the verifier's scores of correct and of hallucinated mentions look like, with labels or without."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Mode = Literal["annotated", "mixture", "contrast", "fixed"]
+
+
+class CalibrationError(ValueError):
+    """The scores at hand cannot carry a baseline; the message names the setting to change."""
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Scores of one class of mentions: mean and standard deviation (cosines) and the number they rest on."""
+
+    mean: float
+    std: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """μ_cor, μ_hal and what the reward rules need beside them.
+
+    Attributes:
+        mode: How it was found.
+        correct: Scores of correct mentions (without labels: of the fitted upper component, n rounded).
+        hallucinated: Scores of hallucinated mentions.
+        mixing_weight: Prior probability that a mention is correct, in (0, 1).
+        auroc: P(score of a correct mention > score of a hallucinated one); without labels that of the fitted
+            components; None when fixed.
+    """
+
+    mode: Mode
+    correct: ClassScores
+    hallucinated: ClassScores
+    mixing_weight: float
+    auroc: float | None
+
+    def __post_init__(self) -> None:
+        """Refuse a baseline that would reward hallucinations.
+
+        Raises:
+            CalibrationError: If μ_cor ≤ μ_hal, a spread is not positive or the mixing weight is not in (0, 1).
+        """
+        if not self.correct.mean > self.hallucinated.mean:
+            raise CalibrationError(
+                f"the verifier scores correct mentions (mean {self.correct.mean:.4f}) no higher than hallucinated ones "
+                f"(mean {self.hallucinated.mean:.4f}); training on such scores would do harm. Use another verifier or "
+                "text template (reward_annotation.template)"
+            )
+        if not self.pooled_std > 0:
+            raise CalibrationError("the scores of both classes have no spread; calibrate on more mentions")
+        if not 0 < self.mixing_weight < 1:
+            raise CalibrationError(f"mixing_weight must lie in (0, 1), got {self.mixing_weight}")
+
+    @property
+    def gap(self) -> float:
+        """μ_cor − μ_hal, positive."""
+        return self.correct.mean - self.hallucinated.mean
+
+    @property
+    def midpoint(self) -> float:
+        """(μ_cor + μ_hal) / 2."""
+        return 0.5 * (self.correct.mean + self.hallucinated.mean)
+
+    @property
+    def pooled_std(self) -> float:
+        """One standard deviation for both classes, weighted by their counts, so that P(correct | S) rises with S."""
+        correct, hallucinated = max(self.correct.n, 1), max(self.hallucinated.n, 1)
+        total = correct * self.correct.std**2 + hallucinated * self.hallucinated.std**2
+        return math.sqrt(total / (correct + hallucinated))
+
+
+def auroc(correct: Float[Tensor, " n"], hallucinated: Float[Tensor, " m"]) -> float:
+    """P(a correct mention scores higher than a hallucinated one), ties counted half (Mann-Whitney U / nm).
+
+    Raises:
+        CalibrationError: If a class is empty.
+    """
+    if not len(correct) or not len(hallucinated):
+        raise CalibrationError(f"auroc: needs both classes, got {len(correct)} correct and {len(hallucinated)} others")
+    ordered = hallucinated.sort().values
+    below = torch.searchsorted(ordered, correct.contiguous(), right=False)
+    not_above = torch.searchsorted(ordered, correct.contiguous(), right=True)
+    return float((below + not_above).double().sum() / 2 / (len(correct) * len(hallucinated)))
+
+
+def calibrate_annotated(scores: Float[Tensor, " m"], correct: Bool[Tensor, " m"], min_mentions: int = 2) -> Baseline:
+    """Baselines from labelled mentions: means, spreads and shares of the two classes.
+
+    Raises:
+        CalibrationError: If a class has fewer than ``min_mentions`` mentions, or μ_cor ≤ μ_hal.
+
+    Source: FiSAO, section 3.2: captions of COCO images, objects marked correct or hallucinated as CHAIR does.
+    """
+    classes = {"correct": scores[correct], "hallucinated": scores[~correct]}
+    for name, values in classes.items():
+        if len(values) < min_mentions:
+            raise CalibrationError(
+                f"calibration `annotated` found {len(values)} {name} mentions and needs {min_mentions}: sample more "
+                "calibration responses (response_sampling.responses_per_prompt, image_ingestion.split_fractions), or set "
+                "reward_annotation.calibration to `mixture` or `fixed`"
+            )
+    means = {k: ClassScores(float(v.mean()), float(v.std(correction=0)), len(v)) for k, v in classes.items()}
+    return Baseline(
+        mode="annotated",
+        correct=means["correct"],
+        hallucinated=means["hallucinated"],
+        mixing_weight=float(correct.double().mean()),
+        auroc=auroc(classes["correct"], classes["hallucinated"]),
+    )
+
+
+def calibrate_mixture(
+    scores: Float[Tensor, " m"], min_mentions: int = 20, max_steps: int = 500, tolerance: float = 1e-7
+) -> Baseline:
+    """Baselines without any label: two normal components with one variance, fitted by EM to the mentions' scores.
+
+    Started from the terciles; the upper component is taken for the correct mentions.
+
+    Raises:
+        CalibrationError: If there are fewer than ``min_mentions`` scores or they do not fall apart into two components.
+    """
+    if len(scores) < min_mentions:
+        raise CalibrationError(
+            f"calibration `mixture` found {len(scores)} mentions and needs {min_mentions}: sample more calibration "
+            "responses, or set reward_annotation.calibration to `fixed`"
+        )
+    values = scores.double()
+    low, high = torch.quantile(values, torch.tensor([1 / 6, 5 / 6], dtype=torch.float64)).tolist()
+    weight, variance, previous = 0.5, float(values.var(correction=0)) / 2, -math.inf
+    if variance <= 0:
+        raise CalibrationError("calibration `mixture`: all mentions have the same score")
+    for _ in range(max_steps):
+        log_upper = math.log(weight) - (values - high) ** 2 / (2 * variance)
+        log_lower = math.log1p(-weight) - (values - low) ** 2 / (2 * variance)
+        evidence = torch.logaddexp(log_upper, log_lower)
+        upper = (log_upper - evidence).exp()
+        likelihood = float(evidence.mean()) - 0.5 * math.log(variance)
+        weight = min(max(float(upper.mean()), 1e-6), 1 - 1e-6)
+        high = float((upper * values).sum() / upper.sum())
+        low = float(((1 - upper) * values).sum() / (1 - upper).sum())
+        variance = float((upper * (values - high) ** 2 + (1 - upper) * (values - low) ** 2).mean())
+        if variance <= 1e-12 or likelihood - previous < tolerance:
+            break
+        previous = likelihood
+    if min(weight, 1 - weight) * len(scores) < 1:
+        raise CalibrationError(
+            "calibration `mixture`: the scores form one heap, not two; use `annotated` or `fixed`, or more mentions"
+        )
+    std = math.sqrt(max(variance, 1e-12))
+    count = round(weight * len(scores))
+    separation = (high - low) / std
+    return Baseline(
+        mode="mixture",
+        correct=ClassScores(high, std, count),
+        hallucinated=ClassScores(low, std, len(scores) - count),
+        mixing_weight=weight,
+        auroc=0.5 * math.erfc(-separation / 2),
+    )

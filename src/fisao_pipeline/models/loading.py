@@ -1,0 +1,37 @@
+"""Loading a source into memory: one place that decides dtype, device and what may never run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from fisao_pipeline.models.source import ModelSource, find_model
+
+
+def resolve_device(name: str) -> torch.device:
+    """A torch device from ``auto``, ``cpu``, ``cuda``, …
+
+    Raises:
+        ValueError: If CUDA is asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r}: no CUDA device was found; set `device: auto` or `cpu` on the catalog entry")
+    return torch.device(name)
+
+
+def load_pretrained(auto_class: Any, source: ModelSource) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A model (safetensors only, no remote code, frozen) and its processor.
+
+    Raises:
+        ModelNotFoundError: If the source is not on this machine and may not be downloaded.
+    """
+    allowed = bool(source.options.get("allow_download", False))
+    find_model(source.path_or_id, source.revision, allowed)
+    where = {"revision": source.revision, "local_files_only": not allowed, "trust_remote_code": False}
+    model = auto_class.from_pretrained(source.path_or_id, dtype=source.dtype, use_safetensors=True, **where)
+    processor = AutoProcessor.from_pretrained(source.path_or_id, **where)
+    return model.to(resolve_device(source.device)).requires_grad_(False), processor

@@ -1,0 +1,288 @@
+"""The policy: a vision-language model that samples completions and scores them, with its adapter or without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from peft import PeftModel, get_peft_model_state_dict
+from torch import Tensor
+from transformers import (
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    ProcessorMixin,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from fisao_pipeline.method.logprobs import projected_token_logprobs, sampling_logits
+from fisao_pipeline.models.loading import load_pretrained
+from fisao_pipeline.models.lora import attach_lora
+from fisao_pipeline.models.prompts import ImageOpener, PromptBatch, PromptEncoder
+from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.models.value_head import ValueHead
+from fisao_pipeline.params import LoraParams
+
+
+@dataclass(frozen=True)
+class Completions:
+    """Sampled completions, padded on the right.
+
+    Attributes:
+        ids: Token ids, [b, t]; the end token included where one was sampled.
+        mask: True on sampled tokens, [b, t].
+        logprobs: log π(y_t) in nats under the sampling distribution, [b, t], zero off the mask.
+    """
+
+    ids: Int[Tensor, "b t"]
+    mask: Bool[Tensor, "b t"]
+    logprobs: Float[Tensor, "b t"]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How completions are drawn: ``temperature`` 0 is greedy; no top-k or top-p, so that logprobs are exact."""
+
+    temperature: float
+    max_new_tokens: int
+
+
+class _SamplingLogits(LogitsProcessor):
+    """Applies ``method.logprobs.sampling_logits`` inside ``generate`` and remembers the last step's distribution."""
+
+    def __init__(self, temperature: float, suppressed_ids: Tensor):
+        self.temperature, self.suppressed_ids = temperature, suppressed_ids
+        self.last: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.last = sampling_logits(scores, self.temperature, self.suppressed_ids)
+        return self.last
+
+
+class _LogprobRecorder(StoppingCriteria):
+    """Reads each sampled token's logprob right after it was drawn; never stops anything.
+
+    ``output_scores`` would keep [steps, batch, vocabulary] for the same numbers.
+    """
+
+    def __init__(self, distribution: _SamplingLogits):
+        self.distribution = distribution
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Tensor:
+        logits = self.distribution.last
+        chosen = logits.gather(-1, input_ids[:, -1:]).squeeze(-1)
+        self.steps.append(chosen - logits.logsumexp(dim=-1))
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+
+class Policy:
+    """One vision-language model, optionally with a LoRA adapter on its language tower.
+
+    The reference policy is this very model with the adapter switched off: no second copy of the weights.
+    """
+
+    def __init__(self, model: PreTrainedModel | PeftModel, processor: ProcessorMixin):
+        self.model = model.eval()
+        self.processor = processor
+        self.backbone: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.encode = PromptEncoder(self.backbone, processor)
+        self.value_head: ValueHead | None = None
+
+    @classmethod
+    def load(cls, source: ModelSource, lora: LoraParams | None = None, adapter: str | Path | None = None) -> Policy:
+        """Load a backbone, with a fresh adapter (``lora``) or a trained one (``adapter``), or with none.
+
+        Raises:
+            ValueError: If the adapter was trained for another base model.
+        """
+        model, processor = load_pretrained(AutoModelForImageTextToText, source)
+        if adapter is not None:
+            check_adapter_fits(Path(adapter), model)
+            return cls(PeftModel.from_pretrained(model, str(adapter)), processor)
+        return cls(attach_lora(model, lora) if lora is not None else model, processor)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.backbone.device
+
+    @property
+    def tokenizer(self):
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def suppressed_ids(self) -> Int[Tensor, " s"]:
+        """Tokens that are never sampled and never scored: the image token, for a sampled one breaks the forward pass."""
+        return torch.tensor([self.backbone.config.image_token_id], device=self.device)
+
+    def trainable_parameters(self) -> list[torch.nn.Parameter]:
+        """The adapter's parameters, and the value head's where there is one."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        return parameters + (list(self.value_head.parameters()) if self.value_head is not None else [])
+
+    def add_value_head(self) -> None:
+        """Give the policy a value function that starts at zero."""
+        hidden = self.backbone.config.get_text_config().hidden_size
+        self.value_head = ValueHead(hidden).to(self.device)
+
+    def prompts(self, prompts: Sequence[str], image_ids: Sequence[str], open_image: ImageOpener) -> PromptBatch:
+        """Encode prompts about images; see ``PromptEncoder``."""
+        return self.encode(prompts, image_ids, open_image)
+
+    @torch.no_grad()
+    def sample(self, batch: PromptBatch, decoding: Decoding, reference: bool = False) -> Completions:
+        """Draw one completion per row of the batch, with torch's global random state."""
+        tokenizer = self.tokenizer
+        greedy = decoding.temperature == 0
+        distribution = _SamplingLogits(1.0 if greedy else decoding.temperature, self.suppressed_ids)
+        recorder = _LogprobRecorder(distribution)
+        config = GenerationConfig(
+            do_sample=not greedy,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            num_beams=1,
+            repetition_penalty=1.0,
+            max_new_tokens=decoding.max_new_tokens,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with self._adapter(off=reference):
+            sequences = self.model.generate(
+                **batch.model_inputs(),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([distribution]),
+                stopping_criteria=StoppingCriteriaList([recorder]),
+            )
+        ids = sequences[:, batch.input_ids.shape[1] :]
+        mask = completion_mask(ids, tokenizer.eos_token_id)
+        logprobs = torch.where(mask, torch.stack(recorder.steps, dim=1), 0.0)
+        return Completions(ids, mask, logprobs)
+
+    def score(
+        self,
+        batch: PromptBatch,
+        completion_ids: Int[Tensor, "b t"],
+        completion_mask: Bool[Tensor, "b t"],
+        temperature: float,
+        reference: bool = False,
+    ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
+        """Log-probabilities (nats) and values of given completions, both zero off the mask.
+
+        Only hidden states of completion tokens are projected to the vocabulary. Values are zero without a value head
+        and for the reference.
+        """
+        inputs = batch.model_inputs()
+        inputs["input_ids"] = torch.cat([batch.input_ids, completion_ids], dim=1)
+        inputs["attention_mask"] = torch.cat([batch.attention_mask, completion_mask], dim=1).long()
+        with self._adapter(off=reference):
+            states = self.backbone.base_model(**inputs, use_cache=False).last_hidden_state
+        # The state at position p predicts the token at p + 1.
+        first = batch.input_ids.shape[1] - 1
+        hidden = states[:, first : first + completion_ids.shape[1]][completion_mask]
+        head = self.backbone.get_output_embeddings()
+        counted = projected_token_logprobs(
+            hidden,
+            head.weight,
+            getattr(head, "bias", None),
+            completion_ids[completion_mask],
+            temperature,
+            self.suppressed_ids,
+        )
+        logprobs = torch.zeros(completion_mask.shape, device=self.device).masked_scatter(completion_mask, counted)
+        values = torch.zeros_like(logprobs)
+        if self.value_head is not None and not reference:
+            values = values.masked_scatter(completion_mask, self.value_head(hidden))
+        return logprobs, values
+
+    def decode(self, ids: Tensor, mask: Tensor) -> tuple[list[str], list[list[tuple[int, int]]]]:
+        """Texts of completions and, per token, its character span in that text (end exclusive)."""
+        texts, offsets = [], []
+        for row, counts in zip(ids.tolist(), mask.tolist(), strict=True):
+            text, spans = decode_with_offsets(self.tokenizer, [i for i, c in zip(row, counts, strict=True) if c])
+            texts.append(text)
+            offsets.append(spans)
+        return texts, offsets
+
+    def adapter_state(self) -> tuple[dict, dict[str, Tensor]]:
+        """Configuration and weights of the adapter in PEFT's own format, on the CPU.
+
+        Raises:
+            TypeError: If the policy has no adapter.
+        """
+        if not isinstance(self.model, PeftModel):
+            raise TypeError("this policy has no adapter")
+        config = self.model.peft_config["default"].to_dict()
+        config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
+        config["inference_mode"] = True
+        state = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(self.model).items()}
+        return config, state
+
+    def _adapter(self, off: bool):
+        if off and isinstance(self.model, PeftModel):
+            return self.model.disable_adapter()
+        return nullcontext()
+
+
+def completion_mask(ids: Int[Tensor, "b t"], eos_id: int) -> Bool[Tensor, "b t"]:
+    """True up to and including the first end token, [b, t]."""
+    ended = (ids == eos_id).int().cumsum(dim=1)
+    return (ended - (ids == eos_id).int()) == 0
+
+
+def decode_with_offsets(tokenizer, token_ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+    """Text of sampled tokens and each token's character span in it.
+
+    Found by decoding growing prefixes, because the policy may sample a token sequence that its tokenizer would not have
+    produced for the same text; special tokens get empty spans. A character that several byte tokens spell belongs to the
+    last of them.
+    """
+    special = set(tokenizer.all_special_ids)
+    text = tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    spans: list[tuple[int, int]] = []
+    kept: list[int] = []
+    end = 0
+    for token_id in token_ids:
+        start = end
+        if token_id not in special:
+            kept.append(token_id)
+            prefix = tokenizer.decode(kept, clean_up_tokenization_spaces=False)
+            # An unfinished character decodes to a replacement character: it is not there yet.
+            end = max(start, len(prefix.rstrip("\ufffd")) if prefix.endswith("\ufffd") else len(prefix))
+        spans.append((start, min(end, len(text))))
+    return text, spans
+
+
+def check_adapter_fits(adapter: Path, model: PreTrainedModel) -> None:
+    """Refuse an adapter whose weights do not fit the model it is put on.
+
+    Raises:
+        ValueError: If names or shapes differ; the message names both models.
+    """
+    import json
+
+    from safetensors import safe_open
+
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as weights:
+        for key in weights.keys():
+            module = key.removeprefix("base_model.model.")
+            target, _, factor = module.rpartition(".lora_")
+            expected = shapes.get(f"{target}.weight")
+            got = weights.get_slice(key).get_shape()
+            side = 1 if factor.startswith("A") else 0
+            if expected is None or expected[side] != got[side]:
+                raise ValueError(
+                    f"the adapter {adapter} was trained for {config.get('base_model_name_or_path')!r} and does not fit "
+                    f"{model.name_or_path!r}: {target} is {expected}, the adapter's {key} is {tuple(got)}"
+                )

@@ -1,0 +1,184 @@
+"""How the pocket models learnt what they know: a contrastive verifier, then a captioner that picks up bad habits."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm.auto import tqdm
+from transformers import CLIPModel, CLIPProcessor, LlavaForConditionalGeneration, LlavaProcessor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from fisao_pipeline.pocket.builders import (
+    IMAGE_TOKEN,
+    build_policy,
+    build_policy_processor,
+    build_verifier,
+    build_verifier_processor,
+)
+from fisao_pipeline.pocket.language import CAPTION_PROMPTS, ask, describe, short_caption
+from fisao_pipeline.pocket.scenes import Scene, render_scene, sample_scene
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of the captioner's training: its length and the share of captions that invent something."""
+
+    steps: int
+    learning_rate: float
+    invent_share: float
+
+
+def draw_scenes(count: int, seed: int) -> list[Scene]:
+    """``count`` scenes from a seed of their own."""
+    rng = random.Random(seed)
+    return [sample_scene(rng) for _ in range(count)]
+
+
+def scene_pixels(scenes: list[Scene], processor: CLIPProcessor | LlavaProcessor) -> Tensor:
+    """Rendered and preprocessed scenes, [n, 3, side, side]."""
+    chunks = [
+        processor.image_processor([render_scene(s) for s in scenes[i : i + 256]], return_tensors="pt")["pixel_values"]
+        for i in range(0, len(scenes), 256)
+    ]
+    return torch.cat(chunks)
+
+
+def _cosine(step: int, steps: int, warmup: int = 50) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def train_verifier(
+    scene_count: int, steps: int, batch_size: int, learning_rate: float, seed: int
+) -> tuple[CLIPModel, CLIPProcessor]:
+    """Train a CLIP on short true captions with CLIP's own symmetric contrastive loss.
+
+    Args:
+        scene_count: Scenes rendered for training.
+        steps: Optimiser steps.
+        batch_size: Image-caption pairs per step.
+        learning_rate: Peak of a cosine schedule.
+        seed: Of scenes, captions, weights and batches.
+    """
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    scenes = draw_scenes(scene_count, seed)
+    processor = build_verifier_processor(short_caption(rng, s) for s in scenes)
+    model = build_verifier(processor).train()
+    pixels = scene_pixels(scenes, processor)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, steps))
+    progress = tqdm(range(steps), desc="pocket verifier", unit="step")
+    for _ in progress:
+        chosen = rng.sample(range(scene_count), batch_size)
+        captions = [short_caption(rng, scenes[i]) for i in chosen]
+        text = processor.tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
+        loss = model(**text, pixel_values=pixels[chosen], return_loss=True).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        progress.set_postfix(loss=f"{loss.item():.3f}")
+    return model.eval(), processor
+
+
+def _conversation(processor: LlavaProcessor, prompt: str) -> str:
+    content = [{"type": "image"}, {"type": "text", "text": prompt}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    return text
+
+
+def encode_examples(
+    processor: LlavaProcessor, image_tokens: int, pairs: list[tuple[str, str]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, attention mask and labels [b, t] of (prompt, answer) pairs; labels are -100 off the answer."""
+    tokenizer = processor.tokenizer
+    rows, labels = [], []
+    for prompt, answer in pairs:
+        head = _conversation(processor, prompt).replace(IMAGE_TOKEN, IMAGE_TOKEN * image_tokens)
+        head_ids = tokenizer(head, add_special_tokens=False)["input_ids"]
+        # The blank before the answer belongs to its first token, as the policy will sample it.
+        answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        rows.append(torch.tensor(head_ids + answer_ids))
+        labels.append(torch.tensor([-100] * len(head_ids) + answer_ids))
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
+    targets = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
+    return ids, mask, targets
+
+
+def train_policy(
+    verifier: CLIPModel,
+    scene_count: int,
+    phases: tuple[Phase, ...],
+    batch_size: int,
+    question_share: float,
+    seed: int,
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """Train the captioner around the verifier's frozen image tower.
+
+    The captions name habitual objects that are not there (``Phase.invent_share``); the yes/no answers are true. So the
+    model sees well and invents all the same, for the reason real ones do.
+
+    Args:
+        verifier: The trained CLIP; its image tower becomes the vision tower.
+        scene_count: Scenes rendered for training.
+        phases: Run one after the other.
+        batch_size: Examples per step.
+        question_share: Share of examples that are yes/no questions.
+        seed: Of scenes, texts, weights and batches.
+    """
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    scenes = draw_scenes(scene_count, seed)
+    corpus = [describe(rng, s, 0.5) for s in scenes]
+    corpus += [f"{prompt} {''.join(answer)}" for prompt, answer in (ask(rng, s) for s in scenes)]
+    corpus += [f"USER: {p} ASSISTANT:" for p in CAPTION_PROMPTS] * 200
+    processor = build_policy_processor(corpus)
+    model = build_policy(processor, verifier).train()
+    tower, image_tokens = model.model, model.config.image_seq_length
+    pixels = scene_pixels(scenes, processor)
+    with torch.no_grad():
+        features = torch.cat([_tower_features(tower, pixels[i : i + 256]) for i in range(0, scene_count, 256)])
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for phase in phases:
+        optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, n=phase.steps: _cosine(step, n))
+        progress = tqdm(range(phase.steps), desc=f"pocket VLM, {phase.invent_share:.0%} inventing", unit="step")
+        for _ in progress:
+            chosen = rng.sample(range(scene_count), batch_size)
+            pairs = [_example(rng, scenes[i], question_share, phase.invent_share) for i in chosen]
+            ids, mask, labels = encode_examples(processor, image_tokens, pairs)
+            projected = tower.multi_modal_projector(features[chosen])
+            encoded = {"image": BaseModelOutputWithPooling(pooler_output=list(projected))}
+            logits = model(input_ids=ids, attention_mask=mask, mm_encoder_outputs=encoded).logits
+            loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            progress.set_postfix(loss=f"{loss.item():.3f}")
+    return model.eval(), processor
+
+
+def _tower_features(tower: torch.nn.Module, pixels: Tensor) -> Tensor:
+    """What the projector reads: patch states of the configured layer without the class token, [b, patches, d]."""
+    states = tower.vision_tower(pixels, output_hidden_states=True).hidden_states
+    return states[tower.config.vision_feature_layer][:, 1:]
+
+
+def _example(rng: random.Random, scene: Scene, question_share: float, invent_share: float) -> tuple[str, str]:
+    if rng.random() < question_share:
+        return ask(rng, scene)
+    return rng.choice(CAPTION_PROMPTS), describe(rng, scene, invent_share)
