@@ -136,18 +136,13 @@ def _pope_tables(rows: pd.DataFrame, parsing: AnswerParsing) -> list[Tables]:
             if not asked.empty:
                 groups.append((asked, {f"pope_accuracy_{strategy}": POPE_METRICS["accuracy"]}))
     return [
-        (
-            {
-                model: pope_counts(
-                    *(own[name].tolist() for name in ("image_id", "answer", "response")), parsing=parsing
-                )
-                for model in MODELS
-                for own in (group[group["model"] == model],)
-            },
-            metrics,
-        )
+        ({model: _pope_counts(group[group["model"] == model], parsing) for model in MODELS}, metrics)
         for group, metrics in groups
     ]
+
+
+def _pope_counts(rows: pd.DataFrame, parsing: AnswerParsing) -> pd.DataFrame:
+    return pope_counts(rows["image_id"].tolist(), rows["answer"].tolist(), rows["response"].tolist(), parsing)
 
 
 def _add_metrics(report: dict[str, Any], decoding: str, tables: list[Tables], settings: BootstrapSettings) -> None:
