@@ -1,0 +1,97 @@
+"""A LoRA adapter as a versioned folder that `PeftModel.from_pretrained` opens."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedro.io import DatasetError, Version
+from kedro_datasets._typing import JSONPreview
+
+from fisao_pipeline.datasets.atomic import AtomicVersions
+from fisao_pipeline.datasets.preview import preview_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class AdapterArtifact:
+    """A trained adapter in memory.
+
+    Attributes:
+        config: The adapter's PEFT configuration, as `PeftConfig.to_dict()` gives it.
+        state_dict: The adapter's tensors under the names of `peft.get_peft_model_state_dict`.
+        model_card: Text of a README.md to put beside the weights, if any.
+    """
+
+    config: dict[str, Any]
+    state_dict: dict[str, Tensor]
+    model_card: str | None = None
+
+
+class AdapterFolderDataset(AtomicVersions):
+    """Saves an `AdapterArtifact` as a PEFT folder, loads the folder's path.
+
+    ```yaml
+    policy_adapter:
+      type: fisao_pipeline.datasets.AdapterFolderDataset
+      filepath: data/06_models/policy_adapter
+      versioned: true
+    ```
+    """
+
+    def __init__(
+        self, *, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None
+    ) -> None:
+        """Point at the folder.
+
+        Args:
+            filepath: Local path; with `versioned: true` the folder of the versions.
+            version: Set by Kedro for `versioned: true`.
+            metadata: Ignored here, read by Kedro-Viz.
+        """
+        super().__init__(filepath, version, metadata)
+
+    def preview(self) -> JSONPreview:
+        """The adapter's configuration and where it came from."""
+        config = json.loads((self.load() / CONFIG_FILE).read_text(encoding="utf-8"))
+        return preview_json(config, self._provenance())
+
+    def _write(self, data: AdapterArtifact, path: Path) -> None:
+        if not isinstance(data, AdapterArtifact):
+            raise DatasetError(f"An adapter folder is saved from an AdapterArtifact, not from {type(data).__name__}.")
+        if not data.state_dict:
+            raise DatasetError("The adapter has no tensors; a folder without weights could not be loaded.")
+        path.mkdir()
+        config = json.dumps(data.config, indent=2, sort_keys=True, default=_plain)
+        (path / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
+        _write_weights(data.state_dict, path / WEIGHTS_FILE)
+        if data.model_card is not None:
+            (path / "README.md").write_text(data.model_card, encoding="utf-8")
+
+    def _read(self, path: Path) -> Path:
+        missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (path / name).is_file()]
+        if missing:
+            raise DatasetError(f"'{path}' is not an adapter folder: {' and '.join(missing)} missing.")
+        return path
+
+
+def _write_weights(state_dict: dict[str, Tensor], path: Path) -> None:
+    from safetensors.torch import save_file  # noqa: PLC0415 - imports torch, which reading the catalog shall not
+
+    # Cloning unties shared storage, which safetensors refuses, and leaves the training loop's tensors alone.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _plain(value: Any) -> Any:
+    """PEFT keeps target modules in sets and its types in enums, which JSON does not know."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return getattr(value, "value", None) or str(value)

@@ -1,0 +1,190 @@
+"""A file dataset of kedro-datasets whose saves are atomic: a killed save never becomes the latest version."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
+from kedro_datasets._typing import JSONPreview, TablePreview
+
+from fisao_pipeline.datasets.preview import preview_json, preview_parquet, read_provenance
+from fisao_pipeline.datasets.publish import publish_in_place, publish_version
+
+PROVENANCE_FILE = "provenance.json"
+
+
+class AtomicVersions(AbstractVersionedDataset[Any, Any]):
+    """Base of datasets on a local file system that write into a hidden place and then rename.
+
+    A subclass implements `_write(data, path)` and `_read(path)`; versions, publishing and provenance are here.
+    """
+
+    def __init__(self, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
+        if "://" in str(filepath) and not str(filepath).startswith("file://"):
+            raise DatasetError(f"'{filepath}' is not local: only a local file system renames a whole version at once.")
+        super().__init__(PurePosixPath(str(filepath).removeprefix("file://")), version)
+        self.metadata = metadata
+
+    def load(self) -> Any:
+        """Load the pinned or the latest version.
+
+        Raises:
+            DatasetError: There is none, or it cannot be read.
+        """
+        return self._read(Path(self._get_load_path()))
+
+    def save(self, data: Any) -> None:
+        """Write the data aside, flush it to the disk and publish it by a rename.
+
+        Raises:
+            DatasetError: Writing failed or the version exists; what was there before is untouched.
+        """
+        target = Path(self._get_save_path())
+        publishing = (
+            publish_version(Path(self._filepath), target.parent.name, target.name)
+            if self._version
+            else publish_in_place(target)
+        )
+        with publishing as staged:
+            self._write(data, staged)
+
+    def provenance_path(self, version: str) -> Path:
+        """Where the record of how a version came about belongs: beside the artifact in the version's folder."""
+        return Path(self._get_versioned_path(version)).with_name(PROVENANCE_FILE)
+
+    def _write(self, data: Any, path: Path) -> None:
+        raise NotImplementedError
+
+    def _read(self, path: Path) -> Any:
+        raise NotImplementedError
+
+    def _provenance(self) -> dict[str, Any] | None:
+        version = self.resolve_load_version()
+        return read_provenance(self.provenance_path(version)) if version else None
+
+    def _exists(self) -> bool:
+        return Path(self._get_load_path()).exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath, "version": self._version}
+
+
+class AtomicDataset(AtomicVersions):
+    """Wraps any file dataset of kedro-datasets and makes its saves atomic.
+
+    ```yaml
+    responses:
+      type: fisao_pipeline.datasets.AtomicDataset
+      dataset: pandas.ParquetDataset        # or {type: …, save_args: {…}, load_args: {…}}
+      filepath: data/02_intermediate/responses.parquet
+      versioned: true
+    ```
+
+    Lists in parquet columns come back as lists; NaN and infinity in JSON are refused, since strict readers reject them.
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        dataset: str | dict[str, Any],
+        version: Version | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """Check the wrapped dataset's definition.
+
+        Args:
+            filepath: Local path; with `versioned: true` the folder of the versions.
+            dataset: The wrapped dataset: its type, or a mapping with `type` and arguments of that type.
+            version: Set by Kedro for `versioned: true`.
+            metadata: Ignored here, read by Kedro-Viz.
+
+        Raises:
+            DatasetError: The definition names a path or versions of its own, or is not valid for its type.
+        """
+        super().__init__(filepath, version, metadata)
+        self._definition = {"type": dataset} if isinstance(dataset, str) else deepcopy(dataset)
+        own = {"filepath", "path", "versioned", "version", "metadata"} & self._definition.keys()
+        if own:
+            raise DatasetError(f"Give {sorted(own)} beside 'dataset', not in it: AtomicDataset needs them itself.")
+        self._kind = type(self._wrapped(Path(self._filepath))).__name__
+
+    def _wrapped(self, path: Path) -> AbstractDataset:
+        return AbstractDataset.from_config(path.name, {**self._definition, "filepath": path.as_posix()})
+
+    def _write(self, data: Any, path: Path) -> None:
+        if path.suffix == ".json" and isinstance(data, dict | list):
+            _refuse_non_finite(data, path.name)
+        self._wrapped(path).save(data)
+
+    def _read(self, path: Path) -> Any:
+        if not path.exists():
+            raise DatasetError(f"'{path}' does not exist.")
+        data = self._wrapped(path).load()
+        return _with_lists(data) if self._kind == "ParquetDataset" else data
+
+    @property
+    def preview(self) -> Callable[..., Any]:
+        """The preview that suits the wrapped dataset; its return annotation tells Kedro-Viz how to draw it.
+
+        Raises:
+            AttributeError: Nothing is saved yet, or the wrapped dataset has no preview: Kedro-Viz then shows none.
+        """
+        try:
+            path = Path(self._get_load_path())
+        except DatasetError as error:
+            raise AttributeError("nothing saved, nothing to preview") from error
+        wrapped = self._wrapped(path).preview
+        if self._kind == "ParquetDataset":
+            return self._preview_table
+        returns = inspect.signature(wrapped).return_annotation
+        return self._preview_json if getattr(returns, "__name__", returns) == "JSONPreview" else wrapped
+
+    def _preview_table(self, nrows: int = 5) -> TablePreview:
+        return preview_parquet(Path(self._get_load_path()), nrows)
+
+    def _preview_json(self) -> JSONPreview:
+        return preview_json(self.load(), self._provenance())
+
+    def _describe(self) -> dict[str, Any]:
+        return {**super()._describe(), "dataset": self._definition}
+
+
+def _refuse_non_finite(data: Any, where: str) -> None:
+    """Name the first NaN or infinity in nested dicts and lists.
+
+    Raises:
+        DatasetError: There is one.
+    """
+    for place, value in _leaves(data, where):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DatasetError(f"{place} is {value}, which JSON cannot hold; save null where there is no number.")
+
+
+def _leaves(data: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _leaves(value, f"{where}: {key}" if ":" not in where else f"{where}.{key}")
+    elif isinstance(data, list | tuple):
+        for index, value in enumerate(data):
+            yield from _leaves(value, f"{where}[{index}]")
+    else:
+        yield where, data
+
+
+def _with_lists(table: Any) -> Any:
+    """Turn the arrays that pandas makes of parquet lists back into the lists that were saved."""
+    for name in table.select_dtypes(include="object").columns:
+        table[name] = table[name].map(_as_list)
+    return table
+
+
+def _as_list(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return [_as_list(item) for item in value.tolist()]
+    return value

@@ -1,0 +1,163 @@
+"""A pretrained model as a catalog entry: loading checks that it is here, saving replaces its folder in one step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets._typing import JSONPreview
+
+from fisao_pipeline.datasets.preview import preview_json, read_provenance
+from fisao_pipeline.datasets.publish import publish_in_place, restore_interrupted_swap
+from fisao_pipeline.models.source import CONFIG_FILE, ModelNotFoundError, ModelSource, find_model, fingerprint
+
+PROVENANCE_FILE = "provenance.json"
+
+
+class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
+    """Loads a `ModelSource` for a model folder or a hub id; saves a folder from a function that writes into it.
+
+    ```yaml
+    policy_backbone:
+      type: fisao_pipeline.datasets.ModelFolderDataset
+      filepath: data/06_models/pocket_vlm   # or, instead: hub_id: llava-hf/llava-1.5-7b-hf, revision: …
+      dtype: float32
+      device: cpu
+      options: {image_size: 96}
+    ```
+
+    It is not versioned by Kedro: a hub model is pinned by its revision, a folder is identified by its content.
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str | None = None,
+        hub_id: str | None = None,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        options: Mapping[str, Any] | None = None,
+        allow_download: bool = False,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """Name the model.
+
+        Args:
+            filepath: A local folder (Kedro makes it absolute). Give this or `hub_id`.
+            hub_id: An id on the Hugging Face hub, taken from the local cache.
+            revision: Commit, branch or tag on the hub.
+            dtype: `auto`, `float32`, `bfloat16` or `float16`.
+            device: `auto`, `cpu`, `cuda`, …
+            options: Anything else that the model's adapter needs, by name.
+            allow_download: Whether loading may download a hub model that is not cached.
+            metadata: Ignored here, read by Kedro-Viz.
+
+        Raises:
+            DatasetError: Neither or both of `filepath` and `hub_id` given, or a revision of a folder.
+        """
+        if (filepath is None) == (hub_id is None):
+            raise DatasetError("A model has either a 'filepath' (a folder) or a 'hub_id', not both and not neither.")
+        if filepath is not None and (revision is not None or allow_download):
+            raise DatasetError("'revision' and 'allow_download' belong to a 'hub_id'; a folder is what it holds.")
+        self._folder = Path(filepath).expanduser() if filepath is not None else None
+        self._source = ModelSource(str(self._folder or hub_id), revision, dtype, device, dict(options or {}))
+        self._allow_download = allow_download
+        self.metadata = metadata
+
+    def load(self) -> ModelSource:
+        """Check that the model is here and say how to load it.
+
+        Raises:
+            DatasetError: It is not; the message says how to get it.
+        """
+        self._find()
+        return self._source
+
+    def save(self, data: Any) -> None:
+        """Replace the folder by what a function, or an object with `save_pretrained`, writes into a new one.
+
+        Args:
+            data: `write(folder)`, called with an existing empty folder, or an object with `save_pretrained(folder)`.
+
+        Raises:
+            DatasetError: The entry is a hub id, nothing was written, or writing failed; the folder is untouched then.
+        """
+        if self._folder is None:
+            raise DatasetError(f"'{self._source.path_or_id}' is a hub id; give a 'filepath' to save a model.")
+        write = getattr(data, "save_pretrained", data)
+        with publish_in_place(self._folder) as staged:
+            staged.mkdir()
+            write(staged)
+            if not (staged / CONFIG_FILE).is_file():
+                raise DatasetError(f"What was written for '{self._folder}' holds no {CONFIG_FILE}: not a saved model.")
+
+    def resolve_load_version(self) -> str | None:
+        """What identifies the weights: a fingerprint of the folder, or the revision of a hub model."""
+        folder = self._find()
+        if self._folder is None:
+            return self._source.revision or (folder.name if folder is not None else None)
+        return fingerprint(self._folder)
+
+    def resolve_save_version(self) -> str | None:
+        """The fingerprint of what was saved."""
+        return self.resolve_load_version()
+
+    def provenance_path(self, version: str) -> Path | None:
+        """Inside the folder, since there is only one; it does not count for the fingerprint."""
+        return self._folder / PROVENANCE_FILE if self._folder is not None else None
+
+    def preview(self) -> JSONPreview:
+        """Architecture, size and fingerprint of the model, and where it came from."""
+        folder = self._find()
+        if folder is None:
+            return preview_json({"hub_id": self._source.path_or_id, "downloaded": False}, None)
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        about = {
+            "architecture": (config.get("architectures") or [None])[0],
+            "model_type": config.get("model_type"),
+            "parameters": _count_parameters(folder),
+            "version": self.resolve_load_version(),
+        }
+        return preview_json(about, read_provenance(folder / PROVENANCE_FILE))
+
+    def _find(self) -> Path | None:
+        if self._folder is not None:
+            restore_interrupted_swap(self._folder)
+        try:
+            return find_model(self._source.path_or_id, self._source.revision, self._allow_download)
+        except ModelNotFoundError as error:
+            raise DatasetError(str(error)) from error
+
+    def _exists(self) -> bool:
+        try:
+            return self._find() is not None
+        except DatasetError:
+            return False
+
+    def _describe(self) -> dict[str, Any]:
+        source = self._source
+        place = {"filepath": self._folder} if self._folder is not None else {"hub_id": source.path_or_id}
+        return {**place, "revision": source.revision, "dtype": source.dtype, "device": source.device}
+
+
+def _count_parameters(folder: Path) -> int | None:
+    """Count from the headers of the safetensors files, without reading the weights."""
+    files = sorted(folder.glob("*.safetensors"))
+    return sum(_count_in_file(file) for file in files) if files else None
+
+
+def _count_in_file(file: Path) -> int:
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    total = 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            count = 1
+            for length in tensor["shape"]:
+                count *= length
+            total += count
+    return total

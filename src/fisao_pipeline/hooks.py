@@ -1,0 +1,207 @@
+"""Lineage: which code, settings and inputs each artifact came from, on disk beside it and in the MLflow run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import DataCatalog, DatasetError
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+from mlflow.entities import Param, RunTag
+from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
+
+from fisao_pipeline.datasets.preview import read_provenance
+from fisao_pipeline.provenance import RunContext, build_record, flatten_parameters, git_state, write_json
+from fisao_pipeline.resume import nodes_to_resume_from, resume_command
+
+logger = logging.getLogger(__name__)
+
+
+class LineageHooks:
+    """Links catalog versions, MLflow runs and commits, and says after each run what it wrote or how to go on.
+
+    It works without MLflow, without git, in threads and in the worker processes of Kedro's ParallelRunner (each of
+    which has its own instance, so nothing here relies on having seen the other nodes).
+    """
+
+    def __init__(self) -> None:
+        self._project = Path.cwd()
+        self._warned = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self._run: RunContext | None = None
+        self._run_params: dict[str, Any] = {}
+        self._pipeline = Pipeline([])
+        self._catalog: DataCatalog | None = None
+        self._inputs: dict[str, dict[str, str | None]] = {}
+        self._parameters: dict[str, dict[str, Any]] = {}
+        self._saved: set[str] = set()
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Learn where the project is, for git."""
+        self._project = Path(context.project_path)
+        self._warned = False
+        self._forget()
+
+    @hook_impl(trylast=True)  # once the MLflow run is open
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Note what all artifacts of this run will share and tag the MLflow run with the commit."""
+        self._forget()
+        active = mlflow.active_run()
+        self._run = RunContext(
+            run_params["run_id"],
+            active.info.run_id if active else None,
+            mlflow.get_tracking_uri() if active else None,
+            *git_state(self._project),
+        )
+        self._run_params, self._pipeline, self._catalog = run_params, pipeline, catalog
+        self._run.publish()
+        tags = {"kedro_session_id": self._run.kedro_session_id}
+        if self._run.git_commit is not None:
+            tags |= {"git_commit": self._run.git_commit, "git_dirty": str(self._run.git_dirty).lower()}
+        self._tag(tags)
+
+    @hook_impl
+    def before_node_run(self, node: Node, catalog: DataCatalog, inputs: dict[str, Any]) -> None:
+        """Note the versions a node has loaded and its parameters, and log both."""
+        self._catalog = catalog
+        names = [name for name in node.inputs if name != "parameters" and not name.startswith("params:")]
+        versions = {name: self._version(name, "resolve_load_version") for name in names}
+        self._inputs[node.name] = versions
+        self._parameters[node.name] = flatten_parameters(inputs)
+        self._tag({f"input.{name}": version for name, version in versions.items() if version is not None})
+        self._log_parameters(self._parameters[node.name])
+
+    @hook_impl
+    def after_node_run(self, node: Node) -> None:
+        """Count a node that makes nothing as done; any other is done when its outputs are saved."""
+        if not node.outputs:
+            self._saved.add(node.name)
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
+        """Write `provenance.json` beside what was saved, and tag the MLflow run with its version."""
+        self._saved.add(dataset_name)
+        version = self._version(dataset_name, "resolve_save_version")
+        run = self._context()
+        if version is None or run is None:
+            return
+        path = self._provenance_path(dataset_name, version)
+        if path is not None:
+            record = build_record(
+                run,
+                dataset=dataset_name,
+                version=version,
+                node=node.name,
+                inputs=self._inputs.get(node.name, {}),
+                parameters=self._parameters.get(node.name, {}),
+            )
+            write_json(path, record)
+        self._tag({f"output.{dataset_name}": version})
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Log the run's lineage and say in one line what was written."""
+        logger.info("%s.", self._finish())
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        """Log the lineage so far and say how to go on once the cause is removed."""
+        self._stopped(f"failed ({type(error).__name__})")
+
+    @hook_impl
+    def on_pipeline_interrupt(self, interrupt: KeyboardInterrupt) -> None:
+        """Log the lineage so far, say what is complete and how to go on."""
+        if self._run is not None:
+            self._stopped("was stopped")
+
+    def _stopped(self, how: str) -> None:
+        artifacts = self._artifacts()
+        done = {node for node in self._pipeline.nodes if self._is_done(node, artifacts)}
+        nodes = nodes_to_resume_from(self._pipeline, done, self._is_kept)
+        command = resume_command(self._run_params, nodes) if nodes else "nothing is left to run"
+        logger.warning("The run %s. %s. To go on: %s", how, self._finish(), command)
+
+    def _finish(self) -> str:
+        """Log lineage.json, close the books and describe what was written."""
+        run, artifacts = self._context(), self._artifacts()
+        if run is None:
+            return "Nothing was written"
+        lineage = {"kedro_session_id": run.kedro_session_id, "git_commit": run.git_commit, "artifacts": artifacts}
+        self._with_mlflow(lambda client, run_id: client.log_dict(run_id, lineage, "lineage.json"))
+        RunContext.withdraw()
+        tracked = f", MLflow run {run.mlflow_run_id}" if run.mlflow_run_id else ""
+        written = ", ".join(artifacts) or "no versioned artifact"
+        return f"Complete: {written} (version {run.kedro_session_id}{tracked})"
+
+    def _artifacts(self) -> dict[str, dict[str, Any]]:
+        """Provenance of what this run has saved, read from disk because worker processes may have written it."""
+        run, found = self._context(), {}
+        for name in (name for node in self._pipeline.nodes for name in node.outputs):
+            version = self._version(name, "resolve_save_version") if run else None
+            record = read_provenance(self._provenance_path(name, version)) if version else None
+            if record is not None and record["kedro_session_id"] == run.kedro_session_id:
+                found[name] = record
+        return found
+
+    def _is_done(self, node: Node, artifacts: Mapping[str, Any]) -> bool:
+        return all(name in self._saved or name in artifacts for name in node.outputs or [node.name])
+
+    def _is_kept(self, name: str) -> bool:
+        dataset = self._catalog.get(name) if self._catalog is not None else None
+        return dataset is not None and not dataset._EPHEMERAL
+
+    def _context(self) -> RunContext | None:
+        return self._run or RunContext.inherited()
+
+    def _version(self, name: str, resolve: str) -> str | None:
+        """The version of a dataset; None when it has none, or nothing is there yet."""
+        dataset = self._catalog.get(name) if self._catalog is not None else None
+        try:
+            return getattr(dataset, resolve, lambda: None)()
+        except DatasetError:
+            return None
+
+    def _provenance_path(self, name: str, version: str) -> Path | None:
+        dataset = self._catalog.get(name) if self._catalog is not None else None
+        return getattr(dataset, "provenance_path", lambda _version: None)(version)
+
+    def _tag(self, tags: Mapping[str, str]) -> None:
+        if tags:
+            entries = [RunTag(key, value) for key, value in tags.items()]
+            self._with_mlflow(lambda client, run_id: client.log_batch(run_id, tags=entries))
+
+    def _log_parameters(self, parameters: Mapping[str, Any]) -> None:
+        entries = [
+            Param(_valid_key(key)[:MAX_ENTITY_KEY_LENGTH], str(value)[:MAX_PARAM_VAL_LENGTH])
+            for key, value in parameters.items()
+        ]
+        for start in range(0, len(entries), MAX_PARAMS_TAGS_PER_BATCH):
+            batch = entries[start : start + MAX_PARAMS_TAGS_PER_BATCH]
+            self._with_mlflow(lambda client, run_id, batch=batch: client.log_batch(run_id, params=batch))
+
+    def _with_mlflow(self, action: Callable[[mlflow.MlflowClient, str], Any]) -> None:
+        """Do something with this run in MLflow; one warning per run if that fails, as results matter more than logs."""
+        run = self._context()
+        if run is None or run.mlflow_run_id is None:
+            return
+        try:
+            # By id and not "the active run", which belongs to one thread of one process.
+            action(mlflow.MlflowClient(run.tracking_uri), run.mlflow_run_id)
+        except Exception as error:
+            if not self._warned:
+                self._warned = True
+                logger.warning("MLflow did not take the lineage (%s); provenance.json has it.", error)
+
+
+def _valid_key(key: str) -> str:
+    """MLflow takes letters, digits and a few signs in names."""
+    return "".join(sign if sign.isalnum() or sign in "_-./ " else "_" for sign in key)

@@ -1,0 +1,116 @@
+"""Where a model's weights are and how to load them, checked before anything heavy starts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CONFIG_FILE = "config.json"
+# Larger files are identified by their size and ends: hashing 14 GB at every run would take longer than loading them.
+WHOLE_FILE_BYTES = 64 * 2**20
+_END_BYTES = 2**20
+_NOT_CONTENT = {"provenance.json", "README.md", ".gitattributes"}
+
+
+class ModelNotFoundError(FileNotFoundError):
+    """The model is not on this machine; the message says how to get it."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that can be loaded without asking a network.
+
+    Attributes:
+        path_or_id: A local folder, or a hub id that is in the local cache (or may be downloaded).
+        revision: The hub commit, branch or tag; None for a local folder.
+        dtype: Weights' type: `auto`, `float32`, `bfloat16` or `float16`.
+        device: `auto`, `cpu`, `cuda`, `cuda:0`, `mps`, …
+        options: What one kind of model needs beyond this, by name.
+    """
+
+    path_or_id: str
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+def looks_local(path_or_id: str) -> bool:
+    """Whether a name means a path: absolute, starting with `.`, `~` or `data/`, or with more than one slash."""
+    return path_or_id.startswith(("/", ".", "~", "data/", "data\\")) or path_or_id.count("/") > 1 or "\\" in path_or_id
+
+
+def find_model(path_or_id: str, revision: str | None = None, allow_download: bool = False) -> Path | None:
+    """Find a model's folder on this machine.
+
+    Args:
+        path_or_id: A local folder or a hub id.
+        revision: The hub revision; None means the default branch.
+        allow_download: Whether a hub id that is not cached is fine, because loading it may download it.
+
+    Returns:
+        The local folder, or None for a hub model that is still to be downloaded.
+
+    Raises:
+        ModelNotFoundError: The model is not here and may not be downloaded.
+    """
+    folder = Path(path_or_id).expanduser()
+    if folder.is_dir():
+        if not (folder / CONFIG_FILE).is_file():
+            raise ModelNotFoundError(f"'{folder}' holds no {CONFIG_FILE}, so it is not a saved model.{_hint(folder)}")
+        return folder
+    if looks_local(path_or_id):
+        raise ModelNotFoundError(f"There is no model folder '{folder}'.{_hint(folder)}")
+    cached = _cached(path_or_id, revision)
+    if cached is None and not allow_download:
+        at = f" (revision {revision})" if revision else ""
+        raise ModelNotFoundError(
+            f"'{path_or_id}'{at} is neither a folder nor in the local Hugging Face cache. "
+            f"Get it with `hf download {path_or_id}{f' --revision {revision}' if revision else ''}`, "
+            f"or with `--local-dir data/06_models/{path_or_id.rsplit('/', 1)[-1]}` and give that path, "
+            "or set `allow_download: true` on the catalog entry."
+        )
+    return cached
+
+
+def fingerprint(folder: Path) -> str:
+    """Identify a model folder by its content: names, sizes and bytes of its files.
+
+    Files above 64 MiB count with their size and their first and last MiB.
+
+    Returns:
+        `sha256:` and 16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name not in _NOT_CONTENT]
+    for file in sorted(files, key=lambda file: file.relative_to(folder).as_posix()):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            if size <= WHOLE_FILE_BYTES:
+                digest.update(stream.read())
+            else:
+                digest.update(stream.read(_END_BYTES))
+                stream.seek(-_END_BYTES, os.SEEK_END)
+                digest.update(stream.read())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _cached(path_or_id: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - slow to import, and local folders need it not
+
+    found = try_to_load_from_cache(path_or_id, CONFIG_FILE, revision=revision)
+    folder = Path(found).parent if isinstance(found, str) else None
+    # A download that was cut off, or of the configuration alone, leaves a snapshot without weights.
+    has_weights = folder is not None and any(file.suffix in {".safetensors", ".bin"} for file in folder.iterdir())
+    return folder if has_weights else None
+
+
+def _hint(folder: Path) -> str:
+    if "pocket" in folder.name:
+        return " Build the pocket models with `kedro run --pipelines=pocket_world`."
+    return f" Get a model with `hf download ORGANISATION/NAME --local-dir {folder}`, or give another path."

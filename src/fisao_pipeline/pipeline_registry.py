@@ -1,0 +1,37 @@
+"""The pipelines by name. The packages are imported one by one: Kedro's search would skip those a sum needs."""
+
+from kedro.pipeline import Pipeline
+
+from fisao_pipeline.pipelines import (
+    benchmark_evaluation,
+    image_ingestion,
+    pocket_world,
+    policy_training,
+    response_sampling,
+    reward_annotation,
+    seed_study,
+)
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Make every pipeline of the project.
+
+    Returns:
+        The five stages, `train` (the first four), `__default__` (all five), `pocket_world` and `seed_study`.
+    """
+    training_stages = {
+        "image_ingestion": image_ingestion.create_pipeline(),
+        "response_sampling": response_sampling.create_pipeline(),
+        "reward_annotation": reward_annotation.create_pipeline(),
+        "policy_training": policy_training.create_pipeline(),
+    }
+    evaluation = benchmark_evaluation.create_pipeline()
+    train = sum(training_stages.values(), start=Pipeline([]))
+    return {
+        "__default__": train + evaluation,
+        "train": train,
+        **training_stages,
+        "benchmark_evaluation": evaluation,
+        "pocket_world": pocket_world.create_pipeline(),
+        "seed_study": seed_study.create_pipeline(),
+    }

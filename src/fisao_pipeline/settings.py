@@ -1,0 +1,22 @@
+"""Project settings that Kedro reads: session, hooks and how configuration is merged."""
+
+import os
+
+from fisao_pipeline.hooks import LineageHooks
+from fisao_pipeline.session import InterruptibleSession
+from fisao_pipeline.tracking import TrackingHooks
+
+SESSION_CLASS = InterruptibleSession
+
+# TrackingHooks is kedro-mlflow's hook with a few things mended, so the one it registers itself must not run as well.
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow", "kedro-mlflow")  # as its releases have spelled themselves
+HOOKS = (TrackingHooks(), LineageHooks())
+
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "local",
+    # An environment that changes one parameter keeps that parameter's siblings from base.
+    "merge_strategy": {"parameters": "soft", "mlflow": "soft"},
+    # OmegaConf's own oc.env works in credentials only; `${env:NAME,default}` works everywhere.
+    "custom_resolvers": {"env": lambda name, default=None: os.environ.get(name) or default},
+}

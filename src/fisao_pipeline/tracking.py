@@ -1,0 +1,124 @@
+"""MLflow around a run: kedro-mlflow's own hook, with a store inside the project and without its pitfalls."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from kedro.config import MissingConfigException
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
+
+logger = logging.getLogger(__name__)
+
+_SQLITE = "sqlite:///"
+
+
+class TrackingHooks(MlflowHook):
+    """Stands in for the hook that kedro-mlflow registers, which the settings disable.
+
+    What differs:
+
+    - a relative SQLite path in mlflow.yml is meant from the project root, and its folder is made when missing;
+    - parameters are left to `LineageHooks`: kedro-mlflow logs a Pydantic block as one long text;
+    - an interrupted run ends as KILLED, not FINISHED;
+    - when MLflow cannot be reached, one warning is logged and the pipeline runs without it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._available = True
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Set up MLflow for a session."""
+        self._available = True
+        self.run_id = None
+        self._attempt(self._set_up, context)
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Start the MLflow run."""
+        self.run_id = None
+        self._attempt(super().before_pipeline_run, run_params, pipeline, catalog)
+
+    @hook_impl
+    def before_node_run(self, node: Node, catalog: DataCatalog, inputs: dict[str, Any], is_async: bool) -> None:
+        """Make the run the active one in a worker thread too, so that nodes can log metrics to it."""
+        active = mlflow.active_run()
+        # Opening a run that this thread has open already would open it twice, and only one is closed at the end.
+        if self.run_id is not None and (active is None or active.info.run_id != self.run_id):
+            self._attempt(super().before_node_run, node, catalog, {}, is_async)
+
+    @hook_impl
+    def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """End the MLflow run as FINISHED."""
+        self._attempt(super().after_pipeline_run, run_params, pipeline, catalog)
+
+    @hook_impl
+    def on_pipeline_error(
+        self, error: Exception, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """End the MLflow run as FAILED."""
+        self._attempt(super().on_pipeline_error, error, run_params, pipeline, catalog)
+
+    @hook_impl
+    def on_pipeline_interrupt(self, interrupt: KeyboardInterrupt) -> None:
+        """End the MLflow run as KILLED."""
+        if self.run_id is not None and not self._already_active_mlflow:
+            self._attempt(self._kill, self.run_id)
+
+    def _set_up(self, context: KedroContext) -> None:
+        context.config_loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
+        try:
+            settings = dict(context.config_loader["mlflow"])
+        except MissingConfigException:
+            settings = {}
+        context.config_loader["mlflow"] = _inside_project(settings, context.project_path)
+        super().after_context_created(context)
+
+    def _kill(self, run_id: str) -> None:
+        while mlflow.active_run():
+            mlflow.end_run("KILLED")
+        self.mlflow_config.server._mlflow_client.set_terminated(run_id, "KILLED")
+
+    def _attempt(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Do something with MLflow, or turn it off for this session with one warning: results matter more than logs."""
+        if not self._available:
+            return
+        try:
+            action(*arguments)
+        except Exception as error:
+            self._available = False
+            self.run_id = None
+            logger.warning("MLflow is not available, this run is not tracked: %s", _first_line(error))
+
+
+def _inside_project(settings: dict[str, Any], project: Path) -> dict[str, Any]:
+    """Make a relative SQLite store absolute, make its folder, and keep the artifacts beside it."""
+    server = dict(settings.get("server") or {})
+    uri = str(server.get("mlflow_tracking_uri") or "")
+    if not uri.startswith(_SQLITE) or uri == _SQLITE + ":memory:":
+        return settings
+    store = Path(project, uri.removeprefix(_SQLITE))
+    store.parent.mkdir(parents=True, exist_ok=True)
+    server["mlflow_tracking_uri"] = _SQLITE + store.as_posix()
+    tracking = dict(settings.get("tracking") or {})
+    experiment = dict(tracking.get("experiment") or {})
+    creation = dict(experiment.get("create_experiment_kwargs") or {})
+    if creation.get("artifact_location") is None:
+        creation["artifact_location"] = (store.parent / "artifacts").as_posix()
+    tracking["experiment"] = {**experiment, "create_experiment_kwargs": creation}
+    return {**settings, "server": server, "tracking": tracking}
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
