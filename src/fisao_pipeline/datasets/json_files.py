@@ -1,0 +1,129 @@
+"""JSON and JSON Lines that a user may or may not bring; what cannot be parsed is reported by file, line and column."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kedro.io import AbstractDataset, DatasetError
+from kedro.utils import find_kedro_project
+from kedro_datasets._typing import JSONPreview
+
+from fisao_pipeline.datasets.publish import publish_in_place
+
+_LINE_SUFFIXES = frozenset({".jsonl", ".ndjson"})
+_PREVIEW_CHARACTERS = 2000
+_REMEDY = (
+    "Files of the pocket world are written by `kedro run --pipelines=pocket_world --tags=scenes`; for files of your "
+    "own set `filepath` of this entry in conf/<env>/catalog.yml (`filepath: null` where you have none)."
+)
+
+
+class JsonFile(NamedTuple):
+    """One parsed file: its base name (for messages) and its content (for JSON Lines, the list of its rows)."""
+
+    name: str
+    content: Any
+
+
+class JsonFilesDataset(AbstractDataset[Any, list[JsonFile] | None]):
+    """No, one or several JSON or JSON Lines files, told apart by their extension.
+
+    ``filepath: null`` loads as None, which is how an optional input is left out; a path that is given must exist.
+
+    Example:
+        .. code-block:: yaml
+
+            raw_annotations:
+              type: fisao_pipeline.datasets.json_files.JsonFilesDataset
+              filepath:
+                - data/01_raw/instances_val2017.json
+                - data/01_raw/captions_val2017.json
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str | list[str] | None = None,
+        overwrite: bool = False,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """Name the files; nothing is read until load.
+
+        Args:
+            filepath: None, one path or several.
+            overwrite: Whether save may replace a file that is there; off, so that no run replaces a user's own file.
+            metadata: For Kedro-Viz and other plugins, not read here.
+        """
+        if filepath is None or isinstance(filepath, str):
+            self._paths = [] if filepath is None else [Path(filepath)]
+        else:
+            # Kedro makes a lone `filepath` absolute before it gets here, but not the items of a list.
+            project = find_kedro_project(Path.cwd()) or Path.cwd()
+            self._paths = [project / path for path in filepath]
+        self._overwrite = overwrite
+        self.metadata = metadata
+
+    def load(self) -> list[JsonFile] | None:
+        """Return the parsed files in the order given, or None where no path is set.
+
+        Raises:
+            DatasetError: A file is missing or malformed.
+        """
+        return [JsonFile(path.name, _read(path)) for path in self._paths] if self._paths else None
+
+    def save(self, data: Any) -> None:
+        """Write one file, atomically: any JSON value, or for JSON Lines an iterable of rows.
+
+        Raises:
+            DatasetError: Not exactly one path is set, or the file exists and ``overwrite`` is off.
+        """
+        if len(self._paths) != 1:
+            raise DatasetError(f"Saving needs exactly one `filepath`, this entry has {len(self._paths)}.")
+        path = self._paths[0]
+        if path.exists() and not self._overwrite:
+            raise DatasetError(f"{path} exists and is left as it is: set `overwrite: true` or another `filepath`.")
+        with publish_in_place(path) as fresh:
+            fresh.write_text(_format(path, data), encoding="utf-8")
+
+    def preview(self) -> JSONPreview:
+        """Names of the files and the beginning of each, for Kedro-Viz."""
+        starts = {path.name: path.read_text(encoding="utf-8-sig")[:_PREVIEW_CHARACTERS] for path in self._paths}
+        return JSONPreview(json.dumps(starts))
+
+    def _exists(self) -> bool:
+        return all(path.is_file() for path in self._paths)
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": [str(path) for path in self._paths]}
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise DatasetError(f"{path} does not exist. {_REMEDY}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not UTF-8 text: {error}") from error
+    if path.suffix.lower() not in _LINE_SUFFIXES:
+        return _parse(path, text)
+    # Not splitlines(): that also breaks at U+2028 and others, which are legal inside a JSON string.
+    lines = enumerate(text.split("\n"), start=1)
+    return [_parse(path, line, number) for number, line in lines if line.strip()]
+
+
+def _parse(path: Path, text: str, line: int = 1) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {line + error.lineno - 1}, column {error.colno}"
+        raise DatasetError(f"{path} is not valid JSON at {where}: {error.msg}.") from error
+    except RecursionError as error:
+        raise DatasetError(f"{path}: the JSON that begins on line {line} is nested too deeply.") from error
+
+
+def _format(path: Path, data: Any) -> str:
+    if path.suffix.lower() in _LINE_SUFFIXES:
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in data)
+    return json.dumps(data, ensure_ascii=False)

@@ -1,0 +1,45 @@
+"""Wiring of `image_ingestion`."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Pipeline, node
+
+from fisao_pipeline.pipelines.image_ingestion.nodes import (
+    build_image_manifest,
+    build_prompts,
+    check_image_folder,
+    collect_rejected,
+)
+
+
+def create_pipeline(**_: object) -> Pipeline:
+    """Return the stage: image folder, annotations and prompts in; manifest, prompts and rejections out."""
+    return Pipeline(
+        [
+            node(
+                check_image_folder,
+                inputs=["image_folder", "params:image_ingestion"],
+                outputs=["checked_images", "refused_image_files"],
+                name="check_images",
+            ),
+            node(
+                build_image_manifest,
+                inputs=["checked_images", "raw_annotations", "refused_image_files"],
+                outputs=["image_manifest", "refused_annotations"],
+                name="build_image_manifest",
+            ),
+            node(
+                build_prompts,
+                inputs=["image_manifest", "raw_prompts", "refused_image_files", "params:image_ingestion"],
+                outputs=["prompts", "refused_prompts"],
+                name="build_prompts",
+            ),
+            node(
+                collect_rejected,
+                inputs=["refused_image_files", "refused_annotations", "refused_prompts"],
+                outputs="rejected_images",
+                name="collect_rejected",
+            ),
+        ],
+        tags=["image_ingestion"],
+    )

@@ -1,0 +1,162 @@
+import hashlib
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fisao_pipeline.ingestion.prompts import PROMPT_COLUMNS, make_prompts
+
+
+def manifest_of(contents):
+    """A manifest from file name → content; equal contents are duplicates."""
+    names = sorted(contents)
+    return pd.DataFrame(
+        {
+            "image_id": [name.split(".")[0] for name in names],
+            "file_name": names,
+            "sha256": [hashlib.sha256(str(contents[name]).encode()).hexdigest() for name in names],
+        }
+    )
+
+
+MANIFEST = manifest_of({"a.jpg": 1, "b.jpg": 2, "c.jpg": 3})
+NO_IMAGES_REFUSED = pd.DataFrame({"name": []}, dtype="str")
+
+
+@pytest.fixture
+def run(make_params):
+    def run_on(rows, manifest=MANIFEST, refused=(), **changes):
+        params = make_params(**{"required_splits": [], **changes})
+        files = None if rows is None else [("prompts.jsonl", rows)]
+        prompts, rejected = make_prompts(manifest, files, pd.DataFrame({"name": list(refused)}, dtype="str"), params)
+        assert list(prompts.columns) == PROMPT_COLUMNS
+        return prompts, dict(zip(rejected["name"], rejected["reason"], strict=True))
+
+    return run_on
+
+
+def row(prompt_id, image="a.jpg", prompt="What is it?", **more):
+    return {"prompt_id": prompt_id, "image": image, "prompt": prompt, **more}
+
+
+def test_without_a_file_the_template_is_asked_of_every_image(run):
+    prompts, rejected = run(None, template_prompt="Say what you see.")
+    assert list(prompts["image_id"]) == list(prompts["prompt_id"]) == ["a", "b", "c"]
+    assert set(prompts["prompt"]) == {"Say what you see."} and not rejected
+
+
+def test_rows_keep_their_order_ids_and_splits_and_lose_the_image_token(run):
+    rows = [row(2, "b.jpg", "<image>\nWhat?", split="probe"), row("x", "./a.jpg", " Why? ", split="held_out")]
+    prompts, _ = run(rows)
+    assert prompts.values.tolist() == [["2", "b", "What?", "probe"], ["x", "a", "Why?", "held_out"]]
+
+
+def test_llava_rows_give_their_first_human_turn(run):
+    rows = [
+        {
+            "id": "000",
+            "image": "coco/train2017/a.jpg",
+            "conversations": [
+                {"from": "human", "value": "<image>\nWhat colour is the bus?"},
+                {"from": "gpt", "value": "Red."},
+                {"from": "human", "value": "And the car?"},
+            ],
+        },
+        {"id": "1", "conversations": [{"from": "human", "value": "Text only"}]},
+        {"id": "2", "image": "a.jpg", "conversations": [{"from": "gpt", "value": "Hello"}]},
+        {"id": "3", "image": "a.jpg", "conversations": "?"},
+    ]
+    prompts, rejected = run(rows)
+    assert prompts[["prompt_id", "prompt"]].values.tolist() == [["000", "What colour is the bus?"]]
+    assert {name: reason.split(":")[0] for name, reason in rejected.items()} == {
+        "1": "prompt without one image",
+        "2": "empty prompt",
+        "3": "empty prompt",
+    }
+
+
+def test_what_cannot_be_used_is_refused_with_its_reason(run):
+    rows = [
+        row("good"),
+        row("good", prompt="again"),
+        row("none", image=None),
+        row("many", image=["a.jpg", "b.jpg"]),
+        row("gone", image="z.jpg"),
+        row("broken", image="broken.jpg"),
+        row("outside", image="../a.jpg"),
+        row("blank", prompt=" <image> \n"),
+        row("number", prompt=5),
+        row("surrogate", prompt="\ud800"),
+        row("split", split="test"),
+        row("listed", split=["training"]),
+        "nonsense",
+        {"image": "b.jpg", "prompt": "No id"},
+    ]
+    prompts, rejected = run(rows, refused=["broken.jpg"])
+    assert list(prompts["prompt_id"]) == ["good", "prompts-14"] and prompts["prompt"][0] == "What is it?"
+    assert {name: reason.split(":")[0] for name, reason in rejected.items()} == {
+        "good": "duplicate prompt id",
+        "none": "prompt without one image",
+        "many": "prompt without one image",
+        "gone": "no such image in the folder",
+        "broken": "image was rejected",
+        "outside": "no such image in the folder",
+        "blank": "empty prompt",
+        "number": "empty prompt",
+        "surrogate": "empty prompt",
+        "split": "unknown split",
+        "listed": "unknown split",
+        "prompts-13": "not an object",
+    }
+
+
+def test_conflicting_splits_of_one_image_refuse_all_its_prompts(run):
+    rows = [row(1, split="training"), row(2, split="held_out"), row(3), row(4, "b.jpg", split="probe")]
+    prompts, rejected = run(rows)
+    assert list(prompts["prompt_id"]) == ["4"]
+    assert set(rejected) == {"1", "2", "3"} and all("conflicting splits" in reason for reason in rejected.values())
+
+
+def test_conflicting_splits_of_identical_images_refuse_both(run):
+    manifest = manifest_of({"a.jpg": 1, "copy.jpg": 1, "b.jpg": 2})
+    rows = [row(1, split="training"), row(2, "copy.jpg", split="held_out"), row(3, "b.jpg")]
+    prompts, rejected = run(rows, manifest)
+    assert list(prompts["prompt_id"]) == ["3"] and set(rejected) == {"1", "2"}
+
+
+def test_a_split_that_one_row_asks_for_holds_for_all_prompts_of_that_content(run):
+    manifest = manifest_of({"a.jpg": 1, "copy.jpg": 1})
+    prompts, _ = run([row(1), row(2, "copy.jpg"), row(3, "copy.jpg", split="probe")], manifest)
+    assert set(prompts["split"]) == {"probe"}
+
+
+@given(contents=st.dictionaries(st.integers(0, 200), st.integers(0, 40), min_size=3, max_size=60), data=st.data())
+def test_adding_images_moves_none_and_duplicates_agree(make_params_of_session, contents, data):
+    params = make_params_of_session
+    contents = {f"{name}.jpg": content for name, content in contents.items()}
+    fewer = data.draw(st.sets(st.sampled_from(sorted(contents)), min_size=1))
+    everyone, _ = make_prompts(manifest_of(contents), None, NO_IMAGES_REFUSED, params)
+    some, _ = make_prompts(manifest_of({name: contents[name] for name in fewer}), None, NO_IMAGES_REFUSED, params)
+    splits = dict(zip(everyone["image_id"], everyone["split"], strict=True))
+    assert all(splits[image_id] == split for image_id, split in zip(some["image_id"], some["split"], strict=True))
+    by_content = {}
+    for name, content in contents.items():
+        by_content.setdefault(content, set()).add(splits[name.removesuffix(".jpg")])
+    assert all(len(found) == 1 for found in by_content.values())
+
+
+@pytest.mark.parametrize("content", [{"image": "a.jpg"}, "text", None])
+def test_a_file_that_is_no_list_is_named(run, make_params, content):
+    with pytest.raises(ValueError, match=r"prompts\.jsonl holds no list of prompts"):
+        run(content if content is not None else 5)
+
+
+def test_no_usable_prompt_is_an_error_that_shows_why(run):
+    with pytest.raises(ValueError, match=r"No usable prompt is left.*no such image in the folder"):
+        run([row(1, "z.jpg")])
+
+
+def test_a_required_split_without_prompts_is_an_error(run):
+    with pytest.raises(ValueError, match="split 'calibration'"):
+        run([row(1, split="training")], required_splits=["calibration", "training"])

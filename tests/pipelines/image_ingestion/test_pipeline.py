@@ -1,0 +1,115 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
+from PIL import Image
+from pydantic import ValidationError
+
+from fisao_pipeline.datasets.image_folder import ImageFolder
+from fisao_pipeline.params import ImageIngestionParams
+from fisao_pipeline.pipelines.image_ingestion import create_pipeline
+
+OUTPUTS = {"image_manifest", "prompts", "rejected_images"}
+
+
+def conf(request, name):
+    return yaml.safe_load((request.config.rootpath / "conf" / "base" / f"{name}_image_ingestion.yml").read_text())
+
+
+@pytest.fixture
+def params(request):
+    return conf(request, "parameters")["image_ingestion"]
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Forty different images, one duplicate, one broken file; annotations and prompts that mostly fit."""
+    images = tmp_path / "data/01_raw/pocket_scenes/images"
+    images.mkdir(parents=True)
+    for number in range(40):
+        noise = np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(images / f"{number:03}.png")
+    (images / "copy.png").write_bytes((images / "000.png").read_bytes())
+    (images / "broken.png").write_bytes((images / "001.png").read_bytes()[:500])
+    names = sorted(path.name for path in images.iterdir())
+    coco = {
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
+        "annotations": [{"id": 1, "image_id": 3, "category_id": 1}, {"id": 2, "image_id": 3, "category_id": 9}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    rows = [{"prompt_id": f"p{number}", "image": name, "prompt": "What?"} for number, name in enumerate(names)]
+    (images.parent / "annotations.json").write_text(json.dumps(coco))
+    (images.parent / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return images
+
+
+class KeptDataset(MemoryDataset):
+    """In memory, and still there when the runner says that nobody needs it any more."""
+
+    def _release(self):
+        pass
+
+
+def run(raw, params):
+    inputs = {"image_folder": ImageFolder(raw), "raw_annotations": None, "raw_prompts": None}
+    inputs["params:image_ingestion"] = ImageIngestionParams(**params)
+    datasets = {name: MemoryDataset(data, copy_mode="assign") for name, data in inputs.items()}
+    catalog = DataCatalog({**datasets, **{name: KeptDataset() for name in OUTPUTS}})
+    SequentialRunner().run(create_pipeline(), catalog)
+    return {name: catalog.load(name) for name in OUTPUTS}
+
+
+def test_the_stage_runs_in_memory_on_images_alone(raw, params):
+    answers = run(raw, params)
+    assert len(answers["image_manifest"]) == len(answers["prompts"]) == 41
+    assert list(answers["rejected_images"]["name"]) == ["broken.png"]
+
+
+def test_the_stage_runs_on_the_catalog_as_shipped(raw, params, tmp_path, request):
+    entries = conf(request, "catalog")
+    for entry in entries.values():
+        entry["filepath"] = str(tmp_path / entry["filepath"])
+    entries["params:image_ingestion"] = {"type": "MemoryDataset", "data": ImageIngestionParams(**params)}
+    catalog = DataCatalog.from_config(entries)
+    SequentialRunner().run(create_pipeline(), catalog)
+    manifest, prompts, rejected = (catalog.load(name) for name in ("image_manifest", "prompts", "rejected_images"))
+    assert manifest["image_id"].is_unique and set(prompts["image_id"]) == set(manifest["image_id"])
+    assert manifest.set_index("image_id")["objects"]["3"] == ["cat"]
+    assert sorted(zip(rejected["kind"], rejected["name"], strict=True)) == [
+        ("annotation", "annotations.json annotation 2"),
+        ("annotation", "broken.png"),
+        ("image", "broken.png"),
+        ("prompt", "p40"),
+    ]
+
+
+def test_a_duplicate_gets_the_split_of_its_twin_and_a_rerun_gives_the_same_tables(raw, params):
+    one, two = run(raw, params), run(raw, params)
+    splits = one["prompts"].set_index("image_id")["split"]
+    assert splits["000"] == splits["copy"]
+    for name in OUTPUTS:
+        pd.testing.assert_frame_equal(one[name], two[name])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"split_fractions": {"calibration": 0.5, "training": 0.6}},
+        {"split_fractions": {"calibration": 0.5, "test": 0.5}},
+        {"split_fractions": {"calibration": 1.5, "training": -0.5}},
+        {"required_splits": ["test"]},
+        {"max_pixels": 200_000_000},
+        {"min_side_pixels": 100, "max_pixels": 9_999},
+        {"template_prompt": " "},
+        {"workers": 0},
+        {"max_rejected_share": 1.1},
+        {"sead": 1},
+    ],
+)
+def test_parameters_out_of_range_fail_before_any_node(params, change):
+    with pytest.raises(ValidationError):
+        ImageIngestionParams(**{**params, **change})
