@@ -67,6 +67,9 @@ class RewardAnnotationParams(StageParams):
 
     vocabulary: str = Field(min_length=1, description="`coco`, `coco+common`, or the path of a vocabulary file.")
     template: str = Field(pattern=r"\{\}", description="Text around a mention that the verifier scores.")
+    score_words: Literal["category", "written"] = Field(
+        description="What stands in the template: the mention's category name, or its words as written."
+    )
     calibration: Literal["annotated", "mixture", "fixed"] = Field(description="Where the baseline comes from.")
     fixed_baseline: FixedBaseline | None = Field(description="The baseline when calibration is `fixed`.")
     min_mentions: int = Field(ge=2, description="Mentions that a calibration (each of its classes) must rest on.")
@@ -150,3 +153,62 @@ class BenchmarkEvaluationParams(StageParams):
     bootstrap_resamples: int = Field(ge=100)
     confidence: float = Field(gt=0.5, lt=1)
     seed: int = Field(ge=0)
+
+
+class PocketScenesParams(StageParams):
+    """How many pictures the pocket world renders for a user to work with."""
+
+    scenes: int = Field(ge=10)
+    seed: int = Field(ge=0, description="Differs from the models' seeds: they have not seen these scenes.")
+
+
+class PocketVerifierParams(StageParams):
+    """The recipe of the pocket CLIP."""
+
+    scenes: int = Field(ge=8, description="Scenes rendered for training.")
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=2, description="Image-caption pairs a step; each is the others' contrast.")
+    learning_rate: float = Field(gt=0, description="Peak of a cosine schedule.")
+    seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _batch_fits(self) -> PocketVerifierParams:
+        if self.batch_size > self.scenes:
+            raise ValueError(f"batch_size {self.batch_size} exceeds scenes {self.scenes}")
+        return self
+
+
+class PocketPhase(StageParams):
+    """One phase of the pocket VLM's training."""
+
+    steps: int = Field(ge=1)
+    learning_rate: float = Field(gt=0, description="Peak of a cosine schedule.")
+    invent_share: float = Field(ge=0, le=1, description="Share of captions that name habitual but absent objects.")
+
+
+class PocketVLMParams(StageParams):
+    """The recipe of the pocket LLaVA."""
+
+    scenes: int = Field(ge=8, description="Scenes rendered for training.")
+    phases: tuple[PocketPhase, ...] = Field(min_length=1)
+    batch_size: int = Field(ge=1, description="Examples a step.")
+    question_share: float = Field(ge=0, le=1, description="Share of examples that are yes/no questions.")
+    seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _batch_fits(self) -> PocketVLMParams:
+        if self.batch_size > self.scenes:
+            raise ValueError(f"batch_size {self.batch_size} exceeds scenes {self.scenes}")
+        return self
+
+
+class SeedStudyParams(StageParams):
+    """Which seeds the whole method is run with."""
+
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> SeedStudyParams:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, got {list(self.seeds)}")
+        return self

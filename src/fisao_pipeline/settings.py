@@ -1,10 +1,15 @@
 """Project settings that Kedro reads: session, hooks and how configuration is merged."""
 
 import os
+import warnings
 
-from fisao_pipeline.hooks import LineageHooks
-from fisao_pipeline.session import InterruptibleSession
-from fisao_pipeline.tracking import TrackingHooks
+# Libraries' remarks on each other, which a user of this project can do nothing about; before they are imported.
+for remark in ("register_new_resolver", ".*Add type hints to the `predict` method"):
+    warnings.filterwarnings("ignore", message=remark, category=UserWarning)
+
+from fisao_pipeline.hooks import LineageHooks  # noqa: E402
+from fisao_pipeline.session import InterruptibleSession  # noqa: E402
+from fisao_pipeline.tracking import TrackingHooks  # noqa: E402
 
 SESSION_CLASS = InterruptibleSession
 

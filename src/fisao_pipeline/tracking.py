@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,8 @@ class TrackingHooks(MlflowHook):
         except MissingConfigException:
             settings = {}
         context.config_loader["mlflow"] = _inside_project(settings, context.project_path)
-        super().after_context_created(context)
+        with _one_retry():
+            super().after_context_created(context)
 
     def _kill(self, run_id: str) -> None:
         while mlflow.active_run():
@@ -98,7 +101,20 @@ class TrackingHooks(MlflowHook):
         except Exception as error:
             self._available = False
             self.run_id = None
-            logger.warning("MLflow is not available, this run is not tracked: %s", _first_line(error))
+            logger.warning("MLflow is not available, this run is not tracked (further): %s", _first_line(error))
+
+
+@contextmanager
+def _one_retry() -> Iterator[None]:
+    """Ask a server that may not be there once more only; MLflow's own seven retries take four minutes."""
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    chosen = os.environ.get(name)
+    os.environ[name] = chosen or "1"
+    try:
+        yield
+    finally:
+        if chosen is None:
+            del os.environ[name]
 
 
 def _inside_project(settings: dict[str, Any], project: Path) -> dict[str, Any]:
@@ -109,6 +125,8 @@ def _inside_project(settings: dict[str, Any], project: Path) -> dict[str, Any]:
         return settings
     store = Path(project, uri.removeprefix(_SQLITE))
     store.parent.mkdir(parents=True, exist_ok=True)
+    if not store.exists():
+        logger.info("Making the MLflow database %s: once, some seconds.", store)
     server["mlflow_tracking_uri"] = _SQLITE + store.as_posix()
     tracking = dict(settings.get("tracking") or {})
     experiment = dict(tracking.get("experiment") or {})

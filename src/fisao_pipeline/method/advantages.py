@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fisao_pipeline.method.masking import masked_mean, masked_std
+from fisao_pipeline.method.masking import masked_mean, masked_std, require_same_shape
 
 
 def penalised_rewards(
@@ -19,7 +19,17 @@ def penalised_rewards(
     """Token rewards minus the KL penalty, zero off the completion.
 
     reward_t ← reward_t − β · (log π_old(y_t) − log π_ref(y_t))
+
+    Raises:
+        ValueError: If shapes differ.
     """
+    require_same_shape(
+        "penalised_rewards",
+        token_rewards=token_rewards,
+        old_logprobs=old_logprobs,
+        ref_logprobs=ref_logprobs,
+        completion_mask=completion_mask,
+    )
     penalty = kl_coef * (old_logprobs - ref_logprobs)
     return torch.where(completion_mask, token_rewards - penalty, 0.0)
 
@@ -27,7 +37,12 @@ def penalised_rewards(
 def returns_to_go(
     rewards: Float[Tensor, "b t"], completion_mask: Bool[Tensor, "b t"], gamma: float
 ) -> Float[Tensor, "b t"]:
-    """Discounted sum of what is still to come: R_t = r_t + γ · R_{t+1}, zero off the completion."""
+    """Discounted sum of what is still to come: R_t = r_t + γ · R_{t+1}, zero off the completion.
+
+    Raises:
+        ValueError: If shapes differ.
+    """
+    require_same_shape("returns_to_go", rewards=rewards, completion_mask=completion_mask)
     rewards = torch.where(completion_mask, rewards, 0.0)
     returns = torch.zeros_like(rewards)
     running = torch.zeros_like(rewards[:, 0])
@@ -52,8 +67,12 @@ def gae(
     Returns:
         Advantages and value targets, both zero off the completion.
 
+    Raises:
+        ValueError: If shapes differ.
+
     Source: Schulman et al., "High-Dimensional Continuous Control Using GAE" (arXiv 1506.02438), equation 16.
     """
+    require_same_shape("gae", rewards=rewards, values=values, completion_mask=completion_mask)
     rewards = torch.where(completion_mask, rewards, 0.0)
     values = torch.where(completion_mask, values, 0.0)
     advantages = torch.zeros_like(rewards)
@@ -80,7 +99,8 @@ def group_baseline(returns: Float[Tensor, "b t"], group_size: int) -> Float[Tens
     of a token may depend on anything but that token, and it stays unbiased.
 
     Raises:
-        ValueError: If a group has one response only (nothing to compare with) or the batch is no whole number of groups.
+        ValueError: If a group has one response only (nothing to compare with) or the batch is no whole number of
+            groups.
     """
     if group_size < 2:
         raise ValueError(
@@ -99,10 +119,18 @@ def normalise_advantages(
 ) -> Float[Tensor, "b t"]:
     """Advantages with unit spread over the batch's tokens, centred if ``shift_mean``; zero off the completion.
 
-    A batch whose advantages are all equal teaches nothing and gets zeros (centred) or itself (not centred).
+    A batch whose advantages are all equal teaches nothing and gets zeros (centred) or itself (not centred). Equal means
+    within rounding: the mean of equal numbers is off by an ulp, and that ulp divided by itself would be an advantage
+    of 1.
+
+    Raises:
+        ValueError: If shapes differ or no token counts.
     """
     mean = masked_mean(advantages, completion_mask)
+    advantages = torch.where(completion_mask, advantages, mean)
     spread = masked_std(advantages, completion_mask)
-    centred = advantages - mean if shift_mean else advantages
-    scaled = centred / spread if spread > 0 else centred
+    if spread <= 16 * torch.finfo(advantages.dtype).eps * advantages.abs().max():
+        scaled = torch.zeros_like(advantages) if shift_mean else advantages
+    else:
+        scaled = (advantages - mean if shift_mean else advantages) / spread
     return torch.where(completion_mask, scaled, 0.0)

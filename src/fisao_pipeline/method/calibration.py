@@ -80,12 +80,19 @@ class Baseline:
         return math.sqrt(total / (correct + hallucinated))
 
 
+def _require_finite(caller: str, *scores: Tensor) -> None:
+    """Refuse NaN and infinite scores, which would otherwise end in an error about something else."""
+    if not all(torch.isfinite(x).all() for x in scores):
+        raise CalibrationError(f"{caller}: a score is NaN or infinite; the verifier or its input is broken")
+
+
 def auroc(correct: Float[Tensor, " n"], hallucinated: Float[Tensor, " m"]) -> float:
     """P(a correct mention scores higher than a hallucinated one), ties counted half (Mann-Whitney U / nm).
 
     Raises:
-        CalibrationError: If a class is empty.
+        CalibrationError: If a class is empty or a score is not finite.
     """
+    _require_finite("auroc", correct, hallucinated)
     if not len(correct) or not len(hallucinated):
         raise CalibrationError(f"auroc: needs both classes, got {len(correct)} correct and {len(hallucinated)} others")
     ordered = hallucinated.sort().values
@@ -98,17 +105,18 @@ def calibrate_annotated(scores: Float[Tensor, " m"], correct: Bool[Tensor, " m"]
     """Baselines from labelled mentions: means, spreads and shares of the two classes.
 
     Raises:
-        CalibrationError: If a class has fewer than ``min_mentions`` mentions, or μ_cor ≤ μ_hal.
+        CalibrationError: If a class has fewer than ``min_mentions`` mentions, a score is not finite, or μ_cor ≤ μ_hal.
 
     Source: FiSAO, section 3.2: captions of COCO images, objects marked correct or hallucinated as CHAIR does.
     """
+    _require_finite("calibration `annotated`", scores)
     classes = {"correct": scores[correct], "hallucinated": scores[~correct]}
     for name, values in classes.items():
         if len(values) < min_mentions:
             raise CalibrationError(
                 f"calibration `annotated` found {len(values)} {name} mentions and needs {min_mentions}: sample more "
-                "calibration responses (response_sampling.responses_per_prompt, image_ingestion.split_fractions), or set "
-                "reward_annotation.calibration to `mixture` or `fixed`"
+                "calibration responses (response_sampling.responses_per_prompt, image_ingestion.split_fractions), or "
+                "set reward_annotation.calibration to `mixture` or `fixed`"
             )
     means = {k: ClassScores(float(v.mean()), float(v.std(correction=0)), len(v)) for k, v in classes.items()}
     return Baseline(
@@ -128,8 +136,10 @@ def calibrate_mixture(
     Started from the terciles; the upper component is taken for the correct mentions.
 
     Raises:
-        CalibrationError: If there are fewer than ``min_mentions`` scores or they do not fall apart into two components.
+        CalibrationError: If there are fewer than ``min_mentions`` scores, one is not finite, or they do not fall apart
+            into two components.
     """
+    _require_finite("calibration `mixture`", scores)
     if len(scores) < min_mentions:
         raise CalibrationError(
             f"calibration `mixture` found {len(scores)} mentions and needs {min_mentions}: sample more calibration "

@@ -44,11 +44,13 @@ def adapted_kl_coef(kl_coef: float, observed_nats: float, target_nats: float, ho
     β ← β · (1 + clip(observed/target − 1, −0.2, 0.2) · step/horizon)
 
     Raises:
-        ValueError: If the target or the horizon is not positive.
+        ValueError: If the target or the horizon is not positive, or a step so long that β could fall to zero or below.
 
     Source: Ziegler et al., "Fine-Tuning Language Models from Human Preferences" (arXiv 1909.08593), section 2.2.
     """
     if target_nats <= 0 or horizon <= 0:
         raise ValueError(f"adapted_kl_coef: target_nats {target_nats} and horizon {horizon} must be positive")
+    if not 0 <= step < 5 * horizon:
+        raise ValueError(f"adapted_kl_coef: step {step} must lie in [0, 5 * horizon), horizon {horizon}")
     error = min(max(observed_nats / target_nats - 1, -0.2), 0.2)
     return kl_coef * (1 + error * step / horizon)

@@ -43,8 +43,8 @@ def token_logprobs(
             f"token_logprobs: logits {tuple(logits.shape)} and token_ids {tuple(token_ids.shape)} do not match"
         )
     scaled = sampling_logits(logits, temperature, suppressed_ids)
-    chosen = scaled.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
-    return chosen - scaled.logsumexp(dim=-1)
+    # log_softmax takes the largest logit off first; a logit minus logsumexp would lose a small result to rounding.
+    return scaled.log_softmax(dim=-1).gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
 
 
 def projected_token_logprobs(
@@ -66,7 +66,8 @@ def projected_token_logprobs(
     """
     if hidden.shape[0] != token_ids.shape[0]:
         raise ValueError(
-            f"projected_token_logprobs: hidden {tuple(hidden.shape)} and token_ids {tuple(token_ids.shape)} differ in length"
+            f"projected_token_logprobs: hidden {tuple(hidden.shape)} and token_ids {tuple(token_ids.shape)} differ in "
+            "length"
         )
 
     def chunk_logprobs(rows: Tensor, ids: Tensor) -> Tensor:

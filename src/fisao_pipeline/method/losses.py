@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fisao_pipeline.method.masking import masked_mean
+from fisao_pipeline.method.masking import masked_mean, require_same_shape
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,13 @@ def clipped_policy_loss(
 
     Source: Schulman et al., "Proximal Policy Optimization Algorithms" (arXiv 1707.06347), equation 7.
     """
-    shapes = {tuple(x.shape) for x in (logprobs, old_logprobs, advantages, completion_mask)}
-    if len(shapes) > 1:
-        raise ValueError(f"clipped_policy_loss: logprobs, old_logprobs, advantages and mask differ in shape: {shapes}")
+    require_same_shape(
+        "clipped_policy_loss",
+        logprobs=logprobs,
+        old_logprobs=old_logprobs,
+        advantages=advantages,
+        completion_mask=completion_mask,
+    )
     if clip_range <= 0:
         raise ValueError(f"clipped_policy_loss: clip_range must be positive, got {clip_range}")
     log_ratio = torch.where(completion_mask, logprobs - old_logprobs, 0.0)
@@ -72,12 +76,17 @@ def clipped_value_loss(
     loss = ½ · mean_t max((V − R)², (clip(V, V_old − ε, V_old + ε) − R)²)
 
     Raises:
-        ValueError: If the range is not positive or no token counts.
+        ValueError: If shapes differ, the range is not positive, or no token counts.
 
     Source: OpenAI baselines' PPO2; see "The 37 Implementation Details of PPO", detail 9.
     """
+    require_same_shape(
+        "clipped_value_loss", values=values, old_values=old_values, returns=returns, completion_mask=completion_mask
+    )
     if clip_range <= 0:
         raise ValueError(f"clipped_value_loss: clip_range must be positive, got {clip_range}")
     clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
-    worst = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
-    return 0.5 * masked_mean(worst, completion_mask)
+    # Masked before they are squared: behind the square, the gradient at a masked nan would be 0 * nan.
+    error = torch.where(completion_mask, values - returns, 0.0)
+    clipped_error = torch.where(completion_mask, clipped - returns, 0.0)
+    return 0.5 * masked_mean(torch.maximum(error**2, clipped_error**2), completion_mask)

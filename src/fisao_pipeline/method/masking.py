@@ -7,14 +7,26 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
+def require_same_shape(function: str, **tensors: Tensor) -> None:
+    """Refuse tensors that would be broadcast against one another and give a number, but the wrong one.
+
+    Raises:
+        ValueError: If the named tensors differ in shape.
+    """
+    if len({x.shape for x in tensors.values()}) > 1:
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in tensors.items())
+        raise ValueError(f"{function}: these must have the same shape: {shapes}")
+
+
 def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Mean of ``values`` where ``mask`` is True, over the whole batch and never per row first.
 
     A mean per response first would weigh a token of a short response more, which favours short responses.
 
     Raises:
-        ValueError: If the mask counts nothing.
+        ValueError: If the shapes differ or the mask counts nothing.
     """
+    require_same_shape("masked_mean", values=values, mask=mask)
     count = mask.sum()
     if count == 0:
         raise ValueError(f"masked_mean: the mask of shape {tuple(mask.shape)} counts no element")
@@ -26,7 +38,8 @@ def masked_std(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) ->
     """Population standard deviation of ``values`` where ``mask`` is True.
 
     Raises:
-        ValueError: If the mask counts nothing.
+        ValueError: If the shapes differ or the mask counts nothing.
     """
-    mean = masked_mean(values, mask)
-    return masked_mean((values - mean) ** 2, mask).sqrt()
+    # Masked before it is squared: behind the square, the gradient at a masked nan would be 0 * nan.
+    deviation = torch.where(mask, values - masked_mean(values, mask), 0.0)
+    return masked_mean(deviation**2, mask).sqrt()

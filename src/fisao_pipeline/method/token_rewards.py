@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -22,9 +23,10 @@ def posterior_correct(scores: Float[Tensor, " m"], baseline: Baseline) -> Float[
     Returns:
         Probabilities, rising with S.
     """
-    weight = torch.tensor(baseline.mixing_weight, dtype=scores.dtype)
+    # In Python's float64: a weight near 1 rounded to float32 first would have lost its odds.
+    log_odds = math.log(baseline.mixing_weight) - math.log1p(-baseline.mixing_weight)
     slope = baseline.gap / baseline.pooled_std**2
-    return torch.sigmoid(torch.logit(weight) + slope * (scores - baseline.midpoint))
+    return torch.sigmoid(log_odds + slope * (scores - baseline.midpoint))
 
 
 def mention_rewards(
@@ -91,14 +93,15 @@ def place_on_tokens(
 ) -> Float[Tensor, " t"]:
     """Token rewards of one response: each mention's reward on its last token, zero everywhere else.
 
-    Once per mention, so that a name of many tokens is not paid many times. Two mentions that end in the same token add up.
+    Once per mention, so that a name of many tokens is not paid many times. Two mentions that end in the same
+    token add up.
 
     Raises:
         ValueError: If spans and rewards differ in number or a span lies outside the response.
     """
     if len(token_spans) != len(rewards):
         raise ValueError(f"place_on_tokens: {len(rewards)} rewards for {len(token_spans)} spans")
-    placed = torch.zeros(token_count, dtype=rewards.dtype)
+    placed = torch.zeros(token_count, dtype=rewards.dtype, device=rewards.device)
     for reward, (start, end) in zip(rewards, token_spans, strict=True):
         if not 0 <= start < end <= token_count:
             raise ValueError(f"place_on_tokens: span ({start}, {end}) outside a response of {token_count} tokens")
@@ -112,6 +115,6 @@ def sentence_rewards(scores: Float[Tensor, " b"], mean: float, std: float) -> Fl
     Raises:
         ValueError: If the spread is not positive.
     """
-    if std <= 0:
+    if not std > 0:  # also NaN, the sample deviation of a single score
         raise ValueError(f"sentence_rewards: std must be positive, got {std}")
     return (scores - mean) / std

@@ -30,7 +30,8 @@ def cosine_scores(image_embeddings: Float[Tensor, "m d"], text_embeddings: Float
             f"{tuple(text_embeddings.shape)} must have the same shape"
         )
     image, text = image_embeddings.float(), text_embeddings.float()
-    lengths = image.norm(dim=-1) * text.norm(dim=-1)
-    if (lengths == 0).any():
-        raise ValueError("cosine_scores: an embedding has length zero")
-    return ((image * text).sum(dim=-1) / lengths).clamp(-1.0, 1.0)
+    image_lengths, text_lengths = image.norm(dim=-1), text.norm(dim=-1)
+    for name, lengths in (("image_embeddings", image_lengths), ("text_embeddings", text_lengths)):
+        if (lengths == 0).any():
+            raise ValueError(f"cosine_scores: a row of {name} has length zero")
+    return ((image * text).sum(dim=-1) / (image_lengths * text_lengths)).clamp(-1.0, 1.0)

@@ -11,7 +11,7 @@ from fisao_pipeline.models.source import ModelSource, find_model
 
 
 def resolve_device(name: str) -> torch.device:
-    """A torch device from ``auto``, ``cpu``, ``cuda``, …
+    """The torch device that a name means: ``auto``, ``cpu``, ``cuda`` and so on.
 
     Raises:
         ValueError: If CUDA is asked for and there is none.

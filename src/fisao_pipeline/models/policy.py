@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Bool, Float, Int
 from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
@@ -121,7 +123,7 @@ class Policy:
 
     @property
     def suppressed_ids(self) -> Int[Tensor, " s"]:
-        """Tokens that are never sampled and never scored: the image token, for a sampled one breaks the forward pass."""
+        """Tokens never sampled and never scored: the image token, for a sampled one breaks the forward pass."""
         return torch.tensor([self.backbone.config.image_token_id], device=self.device)
 
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
@@ -243,8 +245,8 @@ def decode_with_offsets(tokenizer, token_ids: Sequence[int]) -> tuple[str, list[
     """Text of sampled tokens and each token's character span in it.
 
     Found by decoding growing prefixes, because the policy may sample a token sequence that its tokenizer would not have
-    produced for the same text; special tokens get empty spans. A character that several byte tokens spell belongs to the
-    last of them.
+    produced for the same text; special tokens get empty spans. A character that several byte tokens spell belongs to
+    the last of them.
     """
     special = set(tokenizer.all_special_ids)
     text = tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -268,10 +270,6 @@ def check_adapter_fits(adapter: Path, model: PreTrainedModel) -> None:
     Raises:
         ValueError: If names or shapes differ; the message names both models.
     """
-    import json
-
-    from safetensors import safe_open
-
     config = json.loads((adapter / "adapter_config.json").read_text())
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as weights:

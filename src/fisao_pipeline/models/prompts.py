@@ -81,12 +81,13 @@ class FeatureCache:
 
 
 class PromptEncoder:
-    """Chat template, tokens and vision features of one backbone."""
+    """Chat template, tokens and vision features of one backbone; nothing is computed twice while the caches hold it."""
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, cache_bytes: int = 2 << 30):
         self.model = model
         self.processor = processor
-        self.cache = FeatureCache(cache_bytes)
+        self.features = FeatureCache(cache_bytes)
+        self._ids: dict[tuple[str, str], Tensor] = {}
 
     def __call__(self, prompts: Sequence[str], image_ids: Sequence[str], open_image: ImageOpener) -> PromptBatch:
         """Encode prompts about images.
@@ -94,22 +95,26 @@ class PromptEncoder:
         Args:
             prompts: Texts without image token.
             image_ids: One an image, the key of its features.
-            open_image: Gives the RGB image of an id; called once per image and batch.
+            open_image: Gives the RGB image of an id; called once for each image that is not in the cache.
 
         Raises:
             ValueError: If a prompt exceeds the model's context.
         """
-        images = {image_id: open_image(image_id) for image_id in dict.fromkeys(image_ids)}
-        encoded = self.processor(
-            text=[self.chat_text(prompt) for prompt in prompts],
-            images=[images[image_id] for image_id in image_ids],
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-        ).to(self.model.device)
-        self._check_length(encoded["input_ids"].shape[1], prompts)
-        features = self._features(image_ids, encoded["pixel_values"])
-        return PromptBatch(encoded["input_ids"], encoded["attention_mask"].bool(), features)
+        pairs = list(zip(image_ids, prompts, strict=True))
+        # Held here until the batch is built: its own additions may push each other out of the cache.
+        features = {i: self.features.get(i) for i in dict.fromkeys(image_ids)}
+        missing = [p for p in dict.fromkeys(pairs) if p not in self._ids or features[p[0]] is None]
+        if missing:
+            features |= self._encode(missing, open_image)
+        rows = [self._ids[pair] for pair in pairs]
+        width = max(len(row) for row in rows)
+        ids = torch.full((len(rows), width), self.processor.tokenizer.pad_token_id)
+        mask = torch.zeros((len(rows), width), dtype=torch.bool)
+        for number, row in enumerate(rows):
+            ids[number, width - len(row) :] = row
+            mask[number, width - len(row) :] = True
+        device = self.model.device
+        return PromptBatch(ids.to(device), mask.to(device), tuple(features[i] for i in image_ids))
 
     def chat_text(self, prompt: str) -> str:
         """The prompt in the backbone's chat format, one image before it, up to where the answer starts."""
@@ -117,26 +122,30 @@ class PromptEncoder:
         conversation = [{"role": "user", "content": content}]
         return self.processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
 
-    def _check_length(self, tokens: int, prompts: Sequence[str]) -> None:
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and tokens >= limit:
-            longest = max(prompts, key=len)
-            raise ValueError(
-                f"a prompt takes {tokens} tokens and the policy's context is {limit}: shorten it or drop it from the "
-                f"prompts file ({longest[:60]!r}…)"
-            )
-
     @torch.no_grad()
-    def _features(self, image_ids: Sequence[str], pixel_values: Tensor) -> tuple[Tensor, ...]:
-        missing = [i for i, image_id in enumerate(image_ids) if self.cache.get(image_id) is None]
-        missing = list({image_ids[i]: i for i in missing}.values())
-        fresh: dict[str, Tensor] = {}
-        if missing:
-            pixels = pixel_values[missing].to(self.model.dtype)
-            projected = self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
-            fresh = {image_ids[i]: row for i, row in zip(missing, projected, strict=True)}
-        # Looked up before anything is added: what this batch needs must survive its own additions.
-        rows = tuple(fresh[i] if i in fresh else self.cache.get(i) for i in image_ids)
+    def _encode(self, pairs: list[tuple[str, str]], open_image: ImageOpener) -> dict[str, Tensor]:
+        images = {image_id: open_image(image_id) for image_id, _ in pairs}
+        encoded = self.processor(
+            text=[self.chat_text(prompt) for _, prompt in pairs],
+            images=[images[image_id] for image_id, _ in pairs],
+            padding=True,
+            return_tensors="pt",
+        )
+        for pair, ids, counts in zip(pairs, encoded["input_ids"], encoded["attention_mask"].bool(), strict=True):
+            self._ids[pair] = self._checked(ids[counts], pair[1])
+        first = {image_id: row for row, (image_id, _) in reversed(list(enumerate(pairs)))}
+        pixels = encoded["pixel_values"][list(first.values())].to(self.model.device, self.model.dtype)
+        projected = self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+        fresh = dict(zip(first, projected, strict=True))
         for image_id, row in fresh.items():
-            self.cache.put(image_id, row)
-        return rows
+            self.features.put(image_id, row)
+        return fresh
+
+    def _checked(self, ids: Tensor, prompt: str) -> Tensor:
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and len(ids) >= limit:
+            raise ValueError(
+                f"a prompt takes {len(ids)} tokens and the policy's context is {limit}: shorten it or drop it from the "
+                f"prompts file ({prompt[:60]!r}…)"
+            )
+        return ids

@@ -19,8 +19,8 @@ from fisao_pipeline.models.source import ModelSource
 class Verifier:
     """A dual encoder (CLIP, SigLIP) that scores texts against images by cosine.
 
-    Embeddings are float32, kept on the CPU per image id and per text for as long as the verifier lives, so that an image
-    is embedded once whatever the number of its responses and a word once whatever the number of its mentions.
+    Embeddings are float32, kept on the CPU per image id and per text for as long as the verifier lives, so that an
+    image is embedded once whatever the number of its responses and a word once whatever the number of its mentions.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, batch_size: int = 64):
@@ -41,8 +41,8 @@ class Verifier:
         model, processor = load_pretrained(AutoModel, source)
         if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features"):
             raise ValueError(
-                f"verifier {source.path_or_id!r} is a {type(model).__name__}: it has no text tower to score words with. "
-                "Use a dual encoder such as CLIP or SigLIP"
+                f"verifier {source.path_or_id!r} is a {type(model).__name__}: it has no text tower to score words "
+                "with. Use a dual encoder such as CLIP or SigLIP"
             )
         return cls(model, processor)
 

@@ -1,1 +1,1 @@
-
+"""Wiring: one package a stage, nodes thin, everything heavy one layer down."""

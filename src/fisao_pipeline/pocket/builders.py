@@ -80,7 +80,7 @@ def build_policy_processor(texts: Iterable[str], merges: int = 120) -> LlavaProc
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     alphabet = [chr(code) for code in range(33, 127)]
     learner = Tokenizer(models.BPE())
-    # Merges are learnt within words; Llama's own pre-tokenizer does not split, and no merge learnt here crosses a blank.
+    # Merges are learnt within words: Llama's own pre-tokenizer does not split, and none learnt here crosses a blank.
     learner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
     trainer = trainers.BpeTrainer(
         vocab_size=len(specials) + len(byte_tokens) + len(alphabet) + 1 + merges,

@@ -275,6 +275,12 @@ def sample_scene(rng: random.Random, habit_share: float = 0.85, pair_share: floa
     return Scene(kind, tuple(placed), rng.getrandbits(32))
 
 
+def draw_scenes(count: int, seed: int) -> list[Scene]:
+    """``count`` scenes from a seed of their own."""
+    rng = random.Random(seed)
+    return [sample_scene(rng) for _ in range(count)]
+
+
 def _rgb(colour: str, gain: float = 1.0) -> tuple[int, int, int]:
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
     hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPProcessor, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from fisao_pipeline.params import PocketVerifierParams, PocketVLMParams
 from fisao_pipeline.pocket.builders import (
     IMAGE_TOKEN,
     build_policy,
@@ -22,24 +22,9 @@ from fisao_pipeline.pocket.builders import (
     build_verifier_processor,
 )
 from fisao_pipeline.pocket.language import CAPTION_PROMPTS, ask, describe, short_caption
-from fisao_pipeline.pocket.scenes import Scene, render_scene, sample_scene
+from fisao_pipeline.pocket.scenes import Scene, draw_scenes, render_scene
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One phase of the captioner's training: its length and the share of captions that invent something."""
-
-    steps: int
-    learning_rate: float
-    invent_share: float
-
-
-def draw_scenes(count: int, seed: int) -> list[Scene]:
-    """``count`` scenes from a seed of their own."""
-    rng = random.Random(seed)
-    return [sample_scene(rng) for _ in range(count)]
 
 
 def scene_pixels(scenes: list[Scene], processor: CLIPProcessor | LlavaProcessor) -> Tensor:
@@ -57,29 +42,19 @@ def _cosine(step: int, steps: int, warmup: int = 50) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def train_verifier(
-    scene_count: int, steps: int, batch_size: int, learning_rate: float, seed: int
-) -> tuple[CLIPModel, CLIPProcessor]:
-    """Train a CLIP on short true captions with CLIP's own symmetric contrastive loss.
-
-    Args:
-        scene_count: Scenes rendered for training.
-        steps: Optimiser steps.
-        batch_size: Image-caption pairs per step.
-        learning_rate: Peak of a cosine schedule.
-        seed: Of scenes, captions, weights and batches.
-    """
-    torch.manual_seed(seed)
-    rng = random.Random(seed)
-    scenes = draw_scenes(scene_count, seed)
+def train_verifier(params: PocketVerifierParams) -> tuple[CLIPModel, CLIPProcessor]:
+    """Train a CLIP on short true captions with CLIP's own symmetric contrastive loss."""
+    torch.manual_seed(params.seed)
+    rng = random.Random(params.seed)
+    scenes = draw_scenes(params.scenes, params.seed)
     processor = build_verifier_processor(short_caption(rng, s) for s in scenes)
     model = build_verifier(processor).train()
     pixels = scene_pixels(scenes, processor)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, steps))
-    progress = tqdm(range(steps), desc="pocket verifier", unit="step")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=params.learning_rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, params.steps))
+    progress = tqdm(range(params.steps), desc="pocket verifier", unit="step")
     for _ in progress:
-        chosen = rng.sample(range(scene_count), batch_size)
+        chosen = rng.sample(range(params.scenes), params.batch_size)
         captions = [short_caption(rng, scenes[i]) for i in chosen]
         text = processor.tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
         loss = model(**text, pixel_values=pixels[chosen], return_loss=True).loss
@@ -117,30 +92,15 @@ def encode_examples(
     return ids, mask, targets
 
 
-def train_policy(
-    verifier: CLIPModel,
-    scene_count: int,
-    phases: tuple[Phase, ...],
-    batch_size: int,
-    question_share: float,
-    seed: int,
-) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+def train_vlm(verifier: CLIPModel, params: PocketVLMParams) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """Train the captioner around the verifier's frozen image tower.
 
-    The captions name habitual objects that are not there (``Phase.invent_share``); the yes/no answers are true. So the
-    model sees well and invents all the same, for the reason real ones do.
-
-    Args:
-        verifier: The trained CLIP; its image tower becomes the vision tower.
-        scene_count: Scenes rendered for training.
-        phases: Run one after the other.
-        batch_size: Examples per step.
-        question_share: Share of examples that are yes/no questions.
-        seed: Of scenes, texts, weights and batches.
+    The captions name habitual objects that are not there (``invent_share`` of each phase); the yes/no answers are true.
+    So the model sees well and invents all the same, for the reason real ones do.
     """
-    torch.manual_seed(seed)
-    rng = random.Random(seed)
-    scenes = draw_scenes(scene_count, seed)
+    torch.manual_seed(params.seed)
+    rng = random.Random(params.seed)
+    scenes = draw_scenes(params.scenes, params.seed)
     corpus = [describe(rng, s, 0.5) for s in scenes]
     corpus += [f"{prompt} {''.join(answer)}" for prompt, answer in (ask(rng, s) for s in scenes)]
     corpus += [f"USER: {p} ASSISTANT:" for p in CAPTION_PROMPTS] * 200
@@ -149,15 +109,15 @@ def train_policy(
     tower, image_tokens = model.model, model.config.image_seq_length
     pixels = scene_pixels(scenes, processor)
     with torch.no_grad():
-        features = torch.cat([_tower_features(tower, pixels[i : i + 256]) for i in range(0, scene_count, 256)])
+        features = torch.cat([_tower_features(tower, pixels[i : i + 256]) for i in range(0, len(scenes), 256)])
     parameters = [p for p in model.parameters() if p.requires_grad]
-    for phase in phases:
+    for phase in params.phases:
         optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, n=phase.steps: _cosine(step, n))
         progress = tqdm(range(phase.steps), desc=f"pocket VLM, {phase.invent_share:.0%} inventing", unit="step")
         for _ in progress:
-            chosen = rng.sample(range(scene_count), batch_size)
-            pairs = [_example(rng, scenes[i], question_share, phase.invent_share) for i in chosen]
+            chosen = rng.sample(range(params.scenes), params.batch_size)
+            pairs = [_example(rng, scenes[i], params.question_share, phase.invent_share) for i in chosen]
             ids, mask, labels = encode_examples(processor, image_tokens, pairs)
             projected = tower.multi_modal_projector(features[chosen])
             encoded = {"image": BaseModelOutputWithPooling(pooler_output=list(projected))}

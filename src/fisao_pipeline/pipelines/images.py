@@ -1,0 +1,27 @@
+"""How nodes open a picture by its id."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fisao_pipeline.datasets.image_folder import ImageFolder
+
+
+def image_opener(image_folder: ImageFolder, image_manifest: pd.DataFrame) -> Callable[[str], Image.Image]:
+    """A function from image id to RGB picture.
+
+    Raises (the function):
+        KeyError: If the id is not in the manifest.
+    """
+    names = dict(zip(image_manifest["image_id"], image_manifest["file_name"], strict=True))
+
+    def open_image(image_id: str) -> Image.Image:
+        return image_folder.open(names[image_id])
+
+    return open_image

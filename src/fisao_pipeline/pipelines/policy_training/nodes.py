@@ -1,0 +1,48 @@
+"""Node of `policy_training`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from fisao_pipeline.datasets.adapter_folder import AdapterArtifact
+from fisao_pipeline.datasets.image_folder import ImageFolder
+from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
+from fisao_pipeline.pipelines.images import image_opener
+from fisao_pipeline.pipelines.metrics import log_to_active_run
+
+
+def train_policy(
+    prompts: pd.DataFrame,
+    image_manifest: pd.DataFrame,
+    image_folder: ImageFolder,
+    responses: pd.DataFrame,
+    token_rewards: pd.DataFrame,
+    verifier_baseline: dict[str, Any],
+    policy_backbone: ModelSource,
+    verifier: ModelSource,
+    sampling: ResponseSamplingParams,
+    annotation: RewardAnnotationParams,
+    params: PolicyTrainingParams,
+) -> tuple[AdapterArtifact, pd.DataFrame, pd.DataFrame]:
+    """Token-level PPO; the first round's responses and rewards are the cached ones."""
+    from fisao_pipeline.training.run import train_adapter  # noqa: PLC0415 - slow to import
+
+    result = train_adapter(
+        prompts=prompts,
+        manifest=image_manifest,
+        open_image=image_opener(image_folder, image_manifest),
+        responses=responses,
+        token_rewards=token_rewards,
+        baseline=verifier_baseline,
+        backbone=policy_backbone,
+        verifier=verifier,
+        sampling=sampling,
+        annotation=annotation,
+        params=params,
+        log_metrics=log_to_active_run,
+    )
+    adapter = AdapterArtifact(config=result.adapter_config, state_dict=result.adapter_state)
+    return adapter, result.history, result.rollouts

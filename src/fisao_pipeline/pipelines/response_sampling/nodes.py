@@ -1,0 +1,33 @@
+"""Node of `response_sampling`."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from fisao_pipeline.datasets.image_folder import ImageFolder
+from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.params import ResponseSamplingParams
+from fisao_pipeline.pipelines.images import image_opener
+
+
+def sample_policy_responses(
+    prompts: pd.DataFrame,
+    image_manifest: pd.DataFrame,
+    image_folder: ImageFolder,
+    policy_backbone: ModelSource,
+    params: ResponseSamplingParams,
+) -> pd.DataFrame:
+    """K responses of the untrained policy to the calibration prompts and to the first PPO round's training prompts."""
+    from fisao_pipeline.models.policy import Decoding, Policy  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.training.sampling import sample_responses, stage_prompts  # noqa: PLC0415
+
+    return sample_responses(
+        Policy.load(policy_backbone),
+        stage_prompts(prompts, params),
+        image_opener(image_folder, image_manifest),
+        Decoding(params.temperature, params.max_new_tokens),
+        params.responses_per_prompt,
+        params.batch_size,
+        params.seed,
+        description="sampling responses",
+    )

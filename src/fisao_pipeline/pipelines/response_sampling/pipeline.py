@@ -1,0 +1,22 @@
+"""Wiring of `response_sampling`."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Pipeline, node
+
+from fisao_pipeline.pipelines.response_sampling.nodes import sample_policy_responses
+
+
+def create_pipeline(**_: object) -> Pipeline:
+    """Return the stage: prompts, images and backbone in; responses out."""
+    return Pipeline(
+        [
+            node(
+                sample_policy_responses,
+                inputs=["prompts", "image_manifest", "image_folder", "policy_backbone", "params:response_sampling"],
+                outputs="responses",
+                name="sample_responses",
+            )
+        ],
+        tags=["response_sampling"],
+    )

@@ -1,0 +1,286 @@
+"""Reward annotation: responses in, scored object mentions, a baseline and token rewards out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fisao_pipeline.method.calibration import (
+    Baseline,
+    CalibrationError,
+    ClassScores,
+    auroc,
+    calibrate_annotated,
+    calibrate_mixture,
+)
+from fisao_pipeline.method.object_spans import ObjectVocabulary, find_mentions, mark_repeats, mention_token_spans
+from fisao_pipeline.method.token_rewards import charge_repeats, mention_rewards, place_on_tokens, sentence_rewards
+from fisao_pipeline.models.prompts import ImageOpener
+from fisao_pipeline.models.verifier import Verifier
+from fisao_pipeline.params import RewardAnnotationParams
+
+logger = logging.getLogger(__name__)
+
+MENTION_COLUMNS = {
+    "response_id": "str",
+    "image_id": "str",
+    "split": "str",
+    "category": "str",
+    "text": "str",
+    "char_start": "int64",
+    "char_end": "int64",
+    "token_start": "int64",
+    "token_end": "int64",
+    "repeated": "bool",
+}
+
+
+@dataclass(frozen=True)
+class VerifierBaseline:
+    """The mentions' baseline, the sentence scores' beside it, and how well both tell correct from hallucinated.
+
+    Attributes:
+        mentions: What token rewards are measured against.
+        sentence_mean: Mean score of whole calibration responses, a cosine.
+        sentence_std: Their spread.
+        sentence_auroc: P(a response without hallucination scores higher than one with), None without labels.
+        sentences_cut: Share of calibration responses longer than the verifier's context.
+        template: Text around a mention that the scores were made with.
+    """
+
+    mentions: Baseline
+    sentence_mean: float
+    sentence_std: float
+    sentence_auroc: float | None
+    sentences_cut: float
+    template: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> VerifierBaseline:
+        """Inverse of ``to_dict``."""
+        mentions = dict(values["mentions"])
+        classes = {name: ClassScores(**mentions.pop(name)) for name in ("correct", "hallucinated")}
+        return cls(**{**values, "mentions": Baseline(**mentions, **classes)})
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What the stage hands over: the tables ``object_mentions`` and ``token_rewards``, and the baseline."""
+
+    mentions: pd.DataFrame
+    baseline: VerifierBaseline
+    token_rewards: pd.DataFrame
+
+
+def annotate(
+    responses: pd.DataFrame,
+    verifier: Verifier,
+    vocabulary: ObjectVocabulary,
+    manifest: pd.DataFrame,
+    params: RewardAnnotationParams,
+    open_image: ImageOpener,
+) -> Annotation:
+    """The whole stage: find, score and label mentions, calibrate on the calibration split, reward every response.
+
+    Raises:
+        CalibrationError: If no baseline can be had.
+        ValueError: If a score is NaN or infinite.
+    """
+    mentions = score_mentions(mention_table(responses, vocabulary), verifier, params, open_image)
+    mentions = label_mentions(mentions, annotated_objects(manifest, vocabulary))
+    baseline = calibrate(responses, mentions, verifier, params, open_image)
+    rewards = reward_table(responses, mentions, baseline, verifier, params, open_image)
+    return Annotation(mentions, baseline, rewards)
+
+
+def annotated_objects(manifest: pd.DataFrame, vocabulary: ObjectVocabulary) -> dict[str, set[str]]:
+    """True categories of each annotated image, in the vocabulary's names; images without annotations are left out."""
+    known: dict[str, set[str]] = {}
+    for image_id, objects in zip(manifest["image_id"], manifest["objects"], strict=True):
+        if objects is not None:
+            names = (vocabulary.canonical(name) for name in objects)
+            known[image_id] = {name for name in names if name is not None}
+    return known
+
+
+def mention_table(responses: pd.DataFrame, vocabulary: ObjectVocabulary) -> pd.DataFrame:
+    """Every object mention of every response with its character and token span, in order; no scores yet."""
+    rows = []
+    for response in responses.itertuples(index=False):
+        mentions = find_mentions(response.text, vocabulary)
+        offsets = list(zip(response.token_starts, response.token_ends, strict=True))
+        spans = mention_token_spans(offsets, mentions)
+        repeats = mark_repeats([m.category for m in mentions])
+        for mention, (start, end), repeated in zip(mentions, spans, repeats, strict=True):
+            place = (mention.char_start, mention.char_end, start, end, repeated)
+            who = (response.response_id, response.image_id, response.split)
+            rows.append((*who, mention.category, mention.text, *place))
+    return pd.DataFrame(rows, columns=list(MENTION_COLUMNS)).astype(MENTION_COLUMNS)
+
+
+def score_mentions(
+    mentions: pd.DataFrame, verifier: Verifier, params: RewardAnnotationParams, open_image: ImageOpener
+) -> pd.DataFrame:
+    """The table with the verifier's ``score`` of each mention."""
+    words = mentions["category"] if params.score_words == "category" else mentions["text"].str.lower()
+    texts = [params.template.format(word) for word in words]
+    scores = verifier.score(mentions["image_id"].tolist(), texts, open_image)
+    return mentions.assign(score=scores.double().numpy())
+
+
+def label_mentions(mentions: pd.DataFrame, objects: Mapping[str, set[str]]) -> pd.DataFrame:
+    """The table with ``label``: ``correct`` or ``hallucinated``, null where the annotations cannot know.
+
+    They cannot know of an image that is not annotated, nor of a category that occurs nowhere in them.
+    """
+    knowable = set().union(*objects.values()) if objects else set()
+    labels: list[str | None] = []
+    for image_id, category in zip(mentions["image_id"], mentions["category"], strict=True):
+        if image_id not in objects or category not in knowable:
+            labels.append(None)
+        else:
+            labels.append("correct" if category in objects[image_id] else "hallucinated")
+    return mentions.assign(label=pd.Series(labels, index=mentions.index, dtype="str"))
+
+
+def sentence_scores(
+    responses: pd.DataFrame, verifier: Verifier, open_image: ImageOpener
+) -> tuple[Float[Tensor, " b"], float]:
+    """S of each whole response, cut to the verifier's context, and the share that was cut."""
+    before = verifier.truncated_texts
+    scores = verifier.score(responses["image_id"].tolist(), responses["text"].tolist(), open_image)
+    unique = max(1, responses["text"].nunique())
+    return scores, (verifier.truncated_texts - before) / unique
+
+
+def calibrate(
+    responses: pd.DataFrame,
+    mentions: pd.DataFrame,
+    verifier: Verifier,
+    params: RewardAnnotationParams,
+    open_image: ImageOpener,
+) -> VerifierBaseline:
+    """Find the baseline on the calibration split.
+
+    Raises:
+        CalibrationError: If no baseline can be had; the message names the setting to change.
+    """
+    if params.calibration == "fixed":
+        return _fixed_baseline(params)
+    chosen = responses[responses["split"] == "calibration"]
+    own = mentions[mentions["split"] == "calibration"]
+    if own.empty:
+        raise CalibrationError(
+            f"reward_annotation: none of the {len(chosen)} calibration responses names an object of the vocabulary "
+            f"{params.vocabulary!r}; use another vocabulary (reward_annotation.vocabulary) or calibration `fixed`"
+        )
+    scores = torch.tensor(own["score"].to_numpy())
+    labelled = own["label"].notna().to_numpy()
+    correct = torch.tensor((own["label"] == "correct").fillna(False).to_numpy(dtype=bool))
+    if params.calibration == "annotated":
+        baseline = calibrate_annotated(scores[labelled], correct[labelled], params.min_mentions)
+    else:
+        baseline = calibrate_mixture(scores, params.min_mentions)
+    sentences, cut = sentence_scores(chosen, verifier, open_image)
+    result = VerifierBaseline(
+        mentions=baseline,
+        sentence_mean=float(sentences.mean()),
+        sentence_std=float(sentences.std(correction=0)),
+        sentence_auroc=_sentence_auroc(chosen, own, sentences),
+        sentences_cut=cut,
+        template=params.template,
+    )
+    _report(result, params)
+    return result
+
+
+def reward_table(
+    responses: pd.DataFrame,
+    mentions: pd.DataFrame,
+    baseline: VerifierBaseline,
+    verifier: Verifier,
+    params: RewardAnnotationParams,
+    open_image: ImageOpener,
+) -> pd.DataFrame:
+    """Token rewards of each response, zero off the last token of each mention (or of the response).
+
+    Raises:
+        ValueError: If a score is NaN or infinite.
+    """
+    lengths = responses["token_ids"].str.len()
+    if params.granularity == "sentence":
+        scores, _ = sentence_scores(responses, verifier, open_image)
+        totals = sentence_rewards(scores.double(), baseline.sentence_mean, baseline.sentence_std)
+        rewards = [place_on_tokens(r[None], [(n - 1, n)], n).tolist() for r, n in zip(totals, lengths, strict=True)]
+        return pd.DataFrame({"response_id": responses["response_id"], "token_rewards": rewards})
+    scores = torch.tensor(mentions["score"].to_numpy(dtype="float64"))
+    paid = mention_rewards(scores, baseline.mentions, params.rule, params.margin, params.false_mention_cost)
+    paid = charge_repeats(paid, torch.tensor(mentions["repeated"].to_numpy(dtype=bool)), params.repeat_penalty)
+    of_response: dict[str, list[int]] = {}
+    for row, response_id in enumerate(mentions["response_id"]):
+        of_response.setdefault(response_id, []).append(row)
+    spans = list(zip(mentions["token_start"], mentions["token_end"], strict=True))
+    rewards = []
+    for response_id, length in zip(responses["response_id"], lengths, strict=True):
+        rows = of_response.get(response_id, [])
+        rewards.append(place_on_tokens(paid[rows], [spans[row] for row in rows], length).tolist())
+    return pd.DataFrame({"response_id": responses["response_id"], "token_rewards": rewards})
+
+
+def _fixed_baseline(params: RewardAnnotationParams) -> VerifierBaseline:
+    fixed = params.fixed_baseline
+    mentions = Baseline(
+        mode="fixed",
+        correct=ClassScores(fixed.correct_mean, fixed.std, 0),
+        hallucinated=ClassScores(fixed.hallucinated_mean, fixed.std, 0),
+        mixing_weight=fixed.mixing_weight,
+        auroc=None,
+    )
+    return VerifierBaseline(mentions, fixed.sentence_mean, fixed.sentence_std, None, 0.0, params.template)
+
+
+def _sentence_auroc(responses: pd.DataFrame, mentions: pd.DataFrame, scores: Tensor) -> float | None:
+    labelled = mentions.dropna(subset="label")
+    if labelled.empty:
+        return None
+    wrong = set(labelled.loc[labelled["label"] == "hallucinated", "response_id"])
+    seen = responses["response_id"].isin(labelled["response_id"]).to_numpy()
+    clean = ~responses["response_id"].isin(wrong).to_numpy()
+    try:
+        return auroc(scores[torch.tensor(seen & clean)], scores[torch.tensor(seen & ~clean)])
+    except CalibrationError:
+        return None
+
+
+def _report(baseline: VerifierBaseline, params: RewardAnnotationParams) -> None:
+    found = baseline.mentions
+    logger.info(
+        "Baseline (%s): correct %.3f ± %.3f (n=%d), hallucinated %.3f ± %.3f (n=%d), AUROC %.3f",
+        found.mode,
+        found.correct.mean,
+        found.correct.std,
+        found.correct.n,
+        found.hallucinated.mean,
+        found.hallucinated.std,
+        found.hallucinated.n,
+        found.auroc,
+    )
+    if found.auroc is not None and found.auroc < params.min_auroc:
+        logger.warning(
+            "The verifier hardly tells correct from hallucinated mentions (AUROC %.3f < %.2f%s): training on its "
+            "scores may do harm. Try another verifier or reward_annotation.template.",
+            found.auroc,
+            params.min_auroc,
+            "" if found.mode == "annotated" else ", of the fitted components",
+        )

@@ -1,0 +1,85 @@
+"""Answers of the base and of the aligned model to held-out prompts: captions and yes/no questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from fisao_pipeline.models.policy import Decoding, Policy
+from fisao_pipeline.models.prompts import ImageOpener
+from fisao_pipeline.params import BenchmarkEvaluationParams
+from fisao_pipeline.training.sampling import sample_responses
+
+# "Yes", "No" and what a model may say before it.
+ANSWER_TOKENS = 8
+
+
+def answer_prompts(
+    policy: Policy, questions: pd.DataFrame, open_image: ImageOpener, params: BenchmarkEvaluationParams
+) -> pd.DataFrame:
+    """Answer every question with both models and both decodings; the base model is the policy without its adapter.
+
+    Args:
+        policy: The aligned model.
+        questions: Rows with ``prompt_id``, ``image_id``, ``prompt``, ``split``, ``task`` (caption, pope), ``answer``
+            and ``pope_strategy``.
+        open_image: Gives the RGB picture of an id.
+        params: Decoding, samples per prompt, batch size, seed.
+
+    Returns:
+        The ``predictions`` table.
+    """
+    tables = []
+    for model, reference in (("base", True), ("aligned", False)):
+        for decoding, temperature in (("greedy", 0.0), ("sampled", params.temperature)):
+            for task, asked in questions.groupby("task", sort=True):
+                samples = params.samples_per_prompt if (decoding, task) == ("sampled", "caption") else 1
+                tokens = params.max_new_tokens if task == "caption" else ANSWER_TOKENS
+                responses = sample_responses(
+                    policy,
+                    # One prompt may stand for several POPE strategies: it is answered once.
+                    asked.drop_duplicates("prompt_id").reset_index(drop=True),
+                    open_image,
+                    Decoding(temperature, tokens),
+                    samples,
+                    params.batch_size,
+                    params.seed,
+                    description=f"{model}, {decoding}, {task}",
+                    reference=reference,
+                )
+                tables.append(_joined(asked, responses).assign(model=model, decoding=decoding))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _joined(questions: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
+    answers = responses[["prompt_id", "sample_index", "text"]].rename(columns={"text": "response"})
+    answers["n_tokens"] = responses["token_ids"].str.len()
+    return questions.drop(columns="split").merge(answers, on="prompt_id", how="left")
+
+
+def held_out_questions(
+    prompts: pd.DataFrame,
+    pope_questions: Mapping[str, Sequence[Any]],
+    held_out_images: int,
+) -> pd.DataFrame:
+    """Caption prompts of held-out images and POPE questions (by strategy) about the same images, as one table."""
+    captions = prompts[prompts["split"] == "held_out"]
+    kept = captions["image_id"].drop_duplicates().head(held_out_images)
+    captions = captions[captions["image_id"].isin(kept)].assign(task="caption", answer=None, pope_strategy=None)
+    rows = [
+        {
+            "prompt_id": f"pope/{question.image_id}/{question.object}",
+            "image_id": question.image_id,
+            "prompt": question.prompt,
+            "split": "held_out",
+            "task": "pope",
+            "answer": question.answer,
+            "pope_strategy": strategy,
+        }
+        for strategy, questions in pope_questions.items()
+        for question in questions
+    ]
+    columns = ["prompt_id", "image_id", "prompt", "split", "task", "answer", "pope_strategy"]
+    return pd.concat([captions[columns], pd.DataFrame(rows, columns=columns)], ignore_index=True)

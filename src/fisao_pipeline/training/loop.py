@@ -1,0 +1,249 @@
+"""FiSAO's training loop: sample, annotate, score, step, probe; again."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from fisao_pipeline.method.kl import adapted_kl_coef
+from fisao_pipeline.method.object_spans import ObjectVocabulary
+from fisao_pipeline.models.policy import Decoding, Policy
+from fisao_pipeline.models.prompts import ImageOpener
+from fisao_pipeline.models.verifier import Verifier
+from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
+from fisao_pipeline.training.annotation import (
+    VerifierBaseline,
+    label_mentions,
+    mention_table,
+    reward_table,
+    score_mentions,
+)
+from fisao_pipeline.training.ppo import anneal, ppo_round, rollout_numbers, score_rollouts
+from fisao_pipeline.training.rollouts import build_rollouts
+from fisao_pipeline.training.sampling import RESPONSE_COLUMNS, round_prompts, sample_responses
+
+logger = logging.getLogger(__name__)
+
+LogMetrics = Callable[[dict[str, float], int], None]
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """The reward of this run: what turns responses into token rewards, the same in the stage and in the loop."""
+
+    verifier: Verifier
+    vocabulary: ObjectVocabulary
+    baseline: VerifierBaseline
+    params: RewardAnnotationParams
+    open_image: ImageOpener
+
+    def __call__(self, responses: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Scored mentions and token rewards of responses."""
+        mentions = score_mentions(
+            mention_table(responses, self.vocabulary), self.verifier, self.params, self.open_image
+        )
+        args = (responses, mentions, self.baseline, self.verifier, self.params, self.open_image)
+        return mentions, reward_table(*args)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The kept adapter in PEFT's format, one history row per round, and the later rounds' rollouts."""
+
+    adapter_config: dict[str, Any]
+    adapter_state: dict[str, Tensor]
+    history: pd.DataFrame
+    rollouts: pd.DataFrame
+
+
+@dataclass
+class _Kept:
+    """The adapter to hand over, and the probe's score that earned it its place."""
+
+    round_index: int
+    score: float
+    state: tuple[dict[str, Any], dict[str, Tensor]]
+
+
+class PolicyTrainer:
+    """Token-level PPO on one policy: rounds of sample, annotate, score, step, probe."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        annotator: Annotator,
+        prompts: pd.DataFrame,
+        sampling: ResponseSamplingParams,
+        params: PolicyTrainingParams,
+        objects: Mapping[str, set[str]],
+        log_metrics: LogMetrics,
+    ):
+        """Prepare the optimiser; nothing is sampled yet.
+
+        Args:
+            policy: Backbone with a trainable adapter.
+            annotator: The reward.
+            prompts: The ``prompts`` table.
+            sampling: How every round samples.
+            params: The loop's settings.
+            objects: True categories of annotated images, for the probe's CHAIR; may be empty.
+            log_metrics: Called with metrics and the number of optimiser steps while training runs.
+        """
+        torch.manual_seed(params.seed)
+        self.policy, self.annotator, self.prompts = policy, annotator, prompts
+        self.sampling, self.params, self.objects, self.log_metrics = sampling, params, objects, log_metrics
+        self.training_prompts = prompts[prompts["split"] == "training"]
+        self.probe_prompts = prompts[prompts["split"] == "probe"].head(params.probe_prompts)
+        if params.ppo.advantage == "gae":
+            policy.add_value_head()
+        self.optimizer = torch.optim.AdamW(
+            policy.trainable_parameters(), lr=params.ppo.learning_rate, weight_decay=params.ppo.weight_decay
+        )
+        self.kl_coef = params.ppo.kl_coef
+        self.updates = 0
+        self.history: list[dict[str, float]] = []
+        self.later_rollouts: list[pd.DataFrame] = []
+
+    def train(self, first_responses: pd.DataFrame, first_rewards: pd.DataFrame) -> TrainingResult:
+        """Run all rounds, the first on the cached responses and rewards.
+
+        The kept adapter is that of the round with the best probe (the untrained one if none is better), or of the last.
+
+        Raises:
+            ValueError: If the cached responses hold no training split or do not belong to the prompts or rewards.
+        """
+        before = self.probe()
+        self.log_metrics(before, 0)
+        kept = _Kept(-1, before.get("probe_score", -math.inf), self.policy.adapter_state())
+        rounds = tqdm(range(self.params.rounds), desc="PPO rounds", unit="round")
+        for index in rounds:
+            row = self.round(index, first_responses, first_rewards)
+            self.history.append(row)
+            self.log_metrics(row, self.updates)
+            rounds.set_postfix_str(progress_line(row))
+            score = row.get("probe_score", math.inf)
+            if self.params.keep == "last" or score > kept.score:
+                kept = _Kept(index, score, self.policy.adapter_state())
+        if kept.round_index < 0:
+            logger.warning(
+                "No round was better on the probe than the base model: the adapter is the untrained one. Look at "
+                "training_history, and at the verifier's AUROC in verifier_baseline."
+            )
+        logger.info("Kept the adapter of round %d of %d.", kept.round_index, self.params.rounds - 1)
+        history = pd.DataFrame([{"round": -1.0, **before}, *self.history])
+        history["kept"] = history["round"] == kept.round_index
+        return TrainingResult(*kept.state, history=history, rollouts=_concatenated(self.later_rollouts))
+
+    def round(self, index: int, first_responses: pd.DataFrame, first_rewards: pd.DataFrame) -> dict[str, float]:
+        """One round; returns its history row."""
+        started = time.perf_counter()
+        open_image, temperature = self.annotator.open_image, self.sampling.temperature
+        # 1. Sample and 2. annotate; round 0 did both in the stages before.
+        if index == 0:
+            responses, rewards = first_responses[first_responses["split"] == "training"], first_rewards
+        else:
+            responses, rewards = self._fresh_rollouts(index)
+        if responses.empty:
+            raise ValueError("policy_training: responses hold no training split; re-run response_sampling")
+        rollouts = build_rollouts(responses, self.prompts, rewards, self.policy.device)
+        # 3. Score under policy and reference.
+        group = self.sampling.responses_per_prompt
+        ppo = self.params.ppo
+        scored = score_rollouts(self.policy, rollouts, open_image, temperature, ppo, self.kl_coef, group)
+        # 4. PPO steps.
+        rate = anneal(self.optimizer, ppo, index, self.params.rounds)
+        seed = self.params.seed + 31 * index
+        steps = ppo_round(self.policy, self.optimizer, scored, open_image, temperature, ppo, seed)
+        self.updates += int(steps["updates"])
+        row = {"round": float(index), **rollout_numbers(scored, self.kl_coef), **steps}
+        row |= {"learning_rate": rate, "kl_coef": self.kl_coef, "seconds": time.perf_counter() - started}
+        row["tokens_per_second"] = row["response_tokens"] * len(rollouts) / row["seconds"]
+        if ppo.kl_target_nats is not None:
+            self.kl_coef = adapted_kl_coef(self.kl_coef, row["kl"], ppo.kl_target_nats, horizon=1.0, step=1.0)
+        # 5. Probe.
+        return {**row, **self.probe()}
+
+    def probe(self) -> dict[str, float]:
+        """Greedy answers to the probe prompts: reward, objects and, where images are annotated, CHAIR and recall.
+
+        ``probe_score`` picks the round to keep: true objects named minus false mentions, per true object; without
+        annotations the mean reward of a response.
+        """
+        if self.probe_prompts.empty:
+            return {}
+        responses = sample_responses(
+            self.policy,
+            self.probe_prompts,
+            self.annotator.open_image,
+            Decoding(0.0, self.sampling.max_new_tokens),
+            responses_per_prompt=1,
+            batch_size=self.sampling.batch_size,
+            seed=0,
+            description="probing",
+        )
+        mentions, rewards = self.annotator(responses)
+        return probe_numbers(responses, label_mentions(mentions, self.objects), rewards, self.objects)
+
+    def _fresh_rollouts(self, index: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+        chosen = round_prompts(self.training_prompts, index, self.sampling.prompts_per_round, self.sampling.seed)
+        responses = sample_responses(
+            self.policy,
+            chosen,
+            self.annotator.open_image,
+            Decoding(self.sampling.temperature, self.sampling.max_new_tokens),
+            self.sampling.responses_per_prompt,
+            self.sampling.batch_size,
+            seed=1000 * (self.params.seed + 1) + index,
+            description=f"round {index}: sampling",
+        )
+        _, rewards = self.annotator(responses)
+        self.later_rollouts.append(responses.merge(rewards, on="response_id").assign(round=index))
+        return responses, rewards
+
+
+def probe_numbers(
+    responses: pd.DataFrame, mentions: pd.DataFrame, rewards: pd.DataFrame, objects: Mapping[str, set[str]]
+) -> dict[str, float]:
+    """What the probe's answers are worth; see ``PolicyTrainer.probe``."""
+    count = len(responses)
+    reward = sum(sum(row) for row in rewards["token_rewards"]) / count
+    numbers = {
+        "probe_reward": reward,
+        "probe_objects": len(mentions) / count,
+        "probe_repeated": float(mentions["repeated"].sum()) / count,
+        "probe_score": reward,
+    }
+    true = sum(len(objects.get(image_id, ())) for image_id in responses["image_id"])
+    labelled = mentions.dropna(subset="label")
+    if not true or labelled.empty:
+        return numbers
+    false = int((labelled["label"] == "hallucinated").sum())
+    named = len(labelled[labelled["label"] == "correct"].drop_duplicates(["response_id", "category"]))
+    return numbers | {
+        "probe_chair_i": false / len(labelled),
+        "probe_recall": named / true,
+        "probe_score": (named - false) / true,
+    }
+
+
+def progress_line(row: Mapping[str, float]) -> str:
+    """The numbers that matter while waiting: reward, KL, CHAIR on the probe, tokens per second."""
+    parts = [f"reward {row['token_reward']:+.2f}", f"KL {row['kl_k3']:.2f}"]
+    if "probe_chair_i" in row:
+        parts.append(f"probe CHAIR_i {row['probe_chair_i']:.3f} recall {row['probe_recall']:.3f}")
+    return ", ".join([*parts, f"{row['tokens_per_second']:.0f} tokens/s"])
+
+
+def _concatenated(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    if tables:
+        return pd.concat(tables, ignore_index=True)
+    return pd.DataFrame(columns=[*RESPONSE_COLUMNS, "token_rewards", "round"])

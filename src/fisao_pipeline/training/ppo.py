@@ -1,0 +1,232 @@
+"""One PPO round over a batch of rollouts."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from fisao_pipeline.method.advantages import (
+    batch_baseline,
+    gae,
+    group_baseline,
+    normalise_advantages,
+    penalised_rewards,
+    returns_to_go,
+)
+from fisao_pipeline.method.kl import kl_estimate
+from fisao_pipeline.method.losses import clipped_policy_loss, clipped_value_loss
+from fisao_pipeline.method.masking import masked_mean
+from fisao_pipeline.models.policy import Policy
+from fisao_pipeline.models.prompts import ImageOpener
+from fisao_pipeline.params import PPOParams
+from fisao_pipeline.training.rollouts import RolloutBatch
+from fisao_pipeline.training.sampling import batched
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScoredRollouts:
+    """What one round learns from: rollouts with logprobs, values, advantages and returns, all [b, t]."""
+
+    rollouts: RolloutBatch
+    old_logprobs: Float[Tensor, "b t"]
+    ref_logprobs: Float[Tensor, "b t"]
+    old_values: Float[Tensor, "b t"]
+    advantages: Float[Tensor, "b t"]
+    returns: Float[Tensor, "b t"]
+
+
+@torch.no_grad()
+def score_rollouts(
+    policy: Policy,
+    rollouts: RolloutBatch,
+    open_image: ImageOpener,
+    temperature: float,
+    params: PPOParams,
+    kl_coef: float,
+    group_size: int,
+) -> ScoredRollouts:
+    """Logprobs of policy and reference, KL-penalised rewards, advantages.
+
+    Logprobs are computed again with the very code that the update uses, so that the first ratio is 1; a sampler whose
+    logprobs differ by more than ``params.logprob_tolerance`` is reported.
+    """
+    old, ref, values = (torch.zeros_like(rollouts.sampled_logprobs) for _ in range(3))
+    for chosen in batched(len(rollouts), params.micro_batch_size):
+        part = rollouts.rows(chosen)
+        width = part.completion_ids.shape[1]
+        prompts = policy.encode(part.prompts, part.image_ids, open_image)
+        completion = (prompts, part.completion_ids, part.completion_mask, temperature)
+        rows = slice(chosen.start, chosen.stop)
+        old[rows, :width], values[rows, :width] = policy.score(*completion)
+        ref[rows, :width], _ = policy.score(*completion, reference=True)
+    mask = rollouts.completion_mask
+    _check_sampler(rollouts, old, params.logprob_tolerance)
+    rewards = penalised_rewards(rollouts.token_rewards, old, ref, mask, kl_coef)
+    if params.advantage == "gae":
+        advantages, returns = gae(rewards, values, mask, params.gamma, params.gae_lambda)
+    else:
+        returns = returns_to_go(rewards, mask, params.gamma)
+        of_group = params.advantage == "group"
+        baseline = group_baseline(returns, group_size) if of_group else batch_baseline(returns, mask)
+        advantages = torch.where(mask, returns - baseline, 0.0)
+    if params.normalise_advantages:
+        advantages = normalise_advantages(advantages, mask)
+    return ScoredRollouts(rollouts, old, ref, values, advantages, returns)
+
+
+def ppo_round(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    scored: ScoredRollouts,
+    open_image: ImageOpener,
+    temperature: float,
+    params: PPOParams,
+    seed: int,
+    log_update: Callable[[dict[str, float]], None] | None = None,
+) -> dict[str, float]:
+    """Take the round's PPO steps; gradients are summed over micro-batches, each token weighing the same.
+
+    Returns:
+        Means over the round's steps: policy_loss, value_loss, clip_fraction, approx_kl (nats per token), ratio_mean,
+        grad_norm; updates (steps taken) and stopped_early (0 or 1).
+    """
+    rng = random.Random(seed)
+    count = len(scored.rollouts)
+    steps: list[dict[str, float]] = []
+    stopped = False
+    progress = tqdm(total=params.epochs * count, desc="updating", unit="response", leave=False)
+    with progress:
+        for _ in range(params.epochs):
+            order = rng.sample(range(count), count)
+            for chosen in batched(count, params.batch_size):
+                step = _update(
+                    policy, optimizer, scored, order[chosen.start : chosen.stop], open_image, temperature, params
+                )
+                steps.append(step)
+                if log_update is not None:
+                    log_update(step)
+                progress.update(len(chosen))
+                progress.set_postfix(loss=f"{step['policy_loss']:.3f}", kl=f"{step['approx_kl']:.4f}")
+                if params.max_round_kl_nats is not None and step["approx_kl"] > params.max_round_kl_nats:
+                    stopped = True
+                    break
+            if stopped:
+                break
+    means = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]}
+    return {**means, "updates": float(len(steps)), "stopped_early": float(stopped)}
+
+
+def _update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    scored: ScoredRollouts,
+    rows: list[int],
+    open_image: ImageOpener,
+    temperature: float,
+    params: PPOParams,
+) -> dict[str, float]:
+    total = int(scored.rollouts.completion_mask[rows].sum())
+    # Micro-batches of similar length waste less on padding; their losses are weighed by tokens, so order is free.
+    lengths = scored.rollouts.completion_mask.sum(dim=1).tolist()
+    rows = sorted(rows, key=lambda row: lengths[row])
+    sums: dict[str, float] = {}
+    optimizer.zero_grad()
+    for chosen in batched(len(rows), params.micro_batch_size):
+        part = rows[chosen.start : chosen.stop]
+        tokens = int(scored.rollouts.completion_mask[part].sum())
+        loss, numbers = _micro_batch_loss(policy, scored, part, open_image, temperature, params)
+        (loss * tokens / total).backward()
+        for key, value in numbers.items():
+            sums[key] = sums.get(key, 0.0) + value * tokens / total
+    norm = torch.nn.utils.clip_grad_norm_(policy.trainable_parameters(), params.max_grad_norm)
+    if not torch.isfinite(norm):
+        raise FloatingPointError(
+            "policy_training: the gradient is NaN or infinite; lower policy_training.ppo.learning_rate, or load the "
+            "backbone in float32"
+        )
+    optimizer.step()
+    return {**sums, "grad_norm": float(norm)}
+
+
+def _micro_batch_loss(
+    policy: Policy,
+    scored: ScoredRollouts,
+    rows: list[int],
+    open_image: ImageOpener,
+    temperature: float,
+    params: PPOParams,
+) -> tuple[Tensor, dict[str, float]]:
+    part = scored.rollouts.rows(rows)
+    width = part.completion_ids.shape[1]
+    mask = part.completion_mask
+    prompts = policy.encode(part.prompts, part.image_ids, open_image)
+    logprobs, values = policy.score(prompts, part.completion_ids, mask, temperature)
+    old, advantages, returns, old_values = (
+        x[rows][:, :width] for x in (scored.old_logprobs, scored.advantages, scored.returns, scored.old_values)
+    )
+    policy_loss = clipped_policy_loss(logprobs, old, advantages, mask, params.clip_range)
+    loss, value_loss = policy_loss.loss, 0.0
+    if policy.value_head is not None:
+        value_term = clipped_value_loss(values, old_values, returns, mask, params.clip_range)
+        loss, value_loss = loss + params.vf_coef * value_term, float(value_term.detach())
+    return loss, {
+        "policy_loss": float(policy_loss.loss.detach()),
+        "value_loss": value_loss,
+        "clip_fraction": float(policy_loss.clip_fraction),
+        "approx_kl": float(policy_loss.approx_kl),
+        "ratio_mean": float(policy_loss.ratio_mean),
+    }
+
+
+def rollout_numbers(scored: ScoredRollouts, kl_coef: float) -> dict[str, float]:
+    """What a round's rollouts look like: reward and KL per response, length, and the gap to the sampler's logprobs.
+
+    ``kl`` (k1) is the KL that the reward penalises; ``kl_k3`` estimates the same with less noise and is never negative.
+    """
+    mask = scored.rollouts.completion_mask
+    per_response = mask.sum() / len(scored.rollouts)
+    means = {
+        name: float(masked_mean(values, mask) * per_response)
+        for name, values in {
+            "token_reward": scored.rollouts.token_rewards,
+            "kl": kl_estimate(scored.old_logprobs, scored.ref_logprobs, "k1"),
+            "kl_k3": kl_estimate(scored.old_logprobs, scored.ref_logprobs, "k3"),
+            "entropy_estimate": -scored.old_logprobs,
+        }.items()
+    }
+    gap = torch.where(mask, scored.old_logprobs - scored.rollouts.sampled_logprobs, 0.0).abs().max()
+    return {
+        **means,
+        "kl_penalty": kl_coef * means["kl"],
+        "response_tokens": float(per_response),
+        "logprob_gap": float(gap),
+    }
+
+
+def _check_sampler(rollouts: RolloutBatch, old_logprobs: Tensor, tolerance: float) -> None:
+    gap = torch.where(rollouts.completion_mask, old_logprobs - rollouts.sampled_logprobs, 0.0).abs().max()
+    if gap > tolerance:
+        logger.warning(
+            "The sampler's logprobs differ from the trainer's by up to %.4f nats (tolerance %.4f): either the responses "
+            "come from another policy or the two compute in different precision.",
+            float(gap),
+            tolerance,
+        )
+
+
+def anneal(optimizer: torch.optim.Optimizer, params: PPOParams, round_index: int, rounds: int) -> float:
+    """Set and return the round's learning rate: linear from ``learning_rate`` to ``anneal_to`` of it."""
+    share = round_index / max(1, rounds - 1)
+    rate = params.learning_rate * (1 - share * (1 - params.anneal_to))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate

@@ -1,0 +1,94 @@
+"""Rollouts: sampled responses with their token rewards, as tensors that PPO reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """Many rollouts, completions padded on the right; copies of a prompt adjacent.
+
+    Attributes:
+        prompts: Prompt texts, one a rollout.
+        image_ids: One an image, one a rollout.
+        completion_ids: Sampled tokens, [b, t].
+        completion_mask: True on sampled tokens, [b, t].
+        sampled_logprobs: log π_old as the sampler recorded it, nats, [b, t], zero off the mask.
+        token_rewards: Reward of each token, [b, t], zero off the last token of each mention.
+    """
+
+    prompts: Sequence[str]
+    image_ids: Sequence[str]
+    completion_ids: Int[Tensor, "b t"]
+    completion_mask: Bool[Tensor, "b t"]
+    sampled_logprobs: Float[Tensor, "b t"]
+    token_rewards: Float[Tensor, "b t"]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def rows(self, index: Sequence[int]) -> RolloutBatch:
+        """The given rollouts, without the columns that are padding in all of them."""
+        index = list(index)
+        width = max(1, int(self.completion_mask[index].sum(dim=1).max()))
+        cut = {f.name: getattr(self, f.name)[index][:, :width] for f in fields(self)[2:]}
+        return replace(
+            self, prompts=[self.prompts[i] for i in index], image_ids=[self.image_ids[i] for i in index], **cut
+        )
+
+
+def build_rollouts(
+    responses: pd.DataFrame, prompts: pd.DataFrame, token_rewards: pd.DataFrame, device: torch.device
+) -> RolloutBatch:
+    """Join responses, their prompts and their rewards into tensors; responses of zero tokens are left out.
+
+    Raises:
+        ValueError: If nothing is left, a response has no prompt or rewards, lengths differ or a reward is not finite.
+    """
+    responses = responses[responses["token_ids"].str.len() > 0]
+    if responses.empty:
+        raise ValueError("policy_training: all responses are empty; raise response_sampling.max_new_tokens")
+    texts = prompts.set_index("prompt_id")["prompt"]
+    rewards = token_rewards.set_index("response_id")["token_rewards"]
+    for name, ids, known in (
+        ("prompt", responses["prompt_id"], texts.index),
+        ("token rewards", responses["response_id"], rewards.index),
+    ):
+        if not ids.isin(known).all():
+            stray = ids[~ids.isin(known)].iloc[0]
+            raise ValueError(
+                f"policy_training: no {name} for {stray!r}: responses, prompts and token_rewards are of different runs; "
+                "re-run from response_sampling on"
+            )
+    columns = {
+        "completion_ids": [torch.tensor(list(row)) for row in responses["token_ids"]],
+        "sampled_logprobs": [torch.tensor(list(row), dtype=torch.float32) for row in responses["logprobs"]],
+        "token_rewards": [torch.tensor(list(row), dtype=torch.float32) for row in rewards[responses["response_id"]]],
+    }
+    lengths = {name: [len(row) for row in rows] for name, rows in columns.items()}
+    if lengths["token_rewards"] != lengths["completion_ids"]:
+        raise ValueError("policy_training: token_rewards and responses differ in length; re-run reward_annotation")
+    padded = {
+        name: torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device) for name, rows in columns.items()
+    }
+    if not torch.isfinite(padded["token_rewards"]).all():
+        bad = int((~torch.isfinite(padded["token_rewards"])).any(dim=1).float().argmax())
+        raise ValueError(
+            f"policy_training: a token reward of response {responses['response_id'].iloc[bad]!r} is NaN or infinite; "
+            "re-run reward_annotation, and look at the verifier if it comes again"
+        )
+    counts = torch.tensor(lengths["completion_ids"], device=device)
+    positions = torch.arange(padded["completion_ids"].shape[1], device=device)
+    return RolloutBatch(
+        prompts=texts[responses["prompt_id"]].tolist(),
+        image_ids=responses["image_id"].tolist(),
+        completion_mask=positions < counts[:, None],
+        **padded,
+    )

@@ -1,0 +1,64 @@
+"""From artifacts to a trained adapter: load the models, run the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from fisao_pipeline.method.object_spans import ObjectVocabulary
+from fisao_pipeline.models.policy import Policy
+from fisao_pipeline.models.prompts import ImageOpener
+from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.models.verifier import Verifier
+from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
+from fisao_pipeline.training.annotation import VerifierBaseline, annotated_objects
+from fisao_pipeline.training.loop import Annotator, LogMetrics, PolicyTrainer, TrainingResult
+
+
+def train_adapter(
+    *,
+    prompts: pd.DataFrame,
+    manifest: pd.DataFrame,
+    open_image: ImageOpener,
+    responses: pd.DataFrame,
+    token_rewards: pd.DataFrame,
+    baseline: Mapping[str, Any],
+    backbone: ModelSource,
+    verifier: ModelSource,
+    sampling: ResponseSamplingParams,
+    annotation: RewardAnnotationParams,
+    params: PolicyTrainingParams,
+    log_metrics: LogMetrics,
+) -> TrainingResult:
+    """Train a LoRA adapter on the backbone by token-level PPO; see ``training.loop``.
+
+    Args:
+        prompts: The ``prompts`` table.
+        manifest: The ``image_manifest`` table.
+        open_image: Gives the RGB picture of an id.
+        responses: The ``responses`` table, whose training rows are the first round's rollouts.
+        token_rewards: Their rewards.
+        baseline: The ``verifier_baseline`` as stored.
+        backbone: The policy before training.
+        verifier: The dual encoder that scores.
+        sampling: How rounds sample.
+        annotation: How mentions are paid.
+        params: The loop's settings.
+        log_metrics: Called with metrics and the number of optimiser steps.
+    """
+    vocabulary = ObjectVocabulary.load(annotation.vocabulary)
+    annotator = Annotator(
+        Verifier.load(verifier), vocabulary, VerifierBaseline.from_dict(baseline), annotation, open_image
+    )
+    trainer = PolicyTrainer(
+        Policy.load(backbone, lora=params.lora),
+        annotator,
+        prompts,
+        sampling,
+        params,
+        annotated_objects(manifest, vocabulary),
+        log_metrics,
+    )
+    return trainer.train(responses, token_rewards)

@@ -1,0 +1,149 @@
+"""Response sampling: prompts in, responses with tokens and logprobs out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from fisao_pipeline.models.policy import Completions, Decoding, Policy
+from fisao_pipeline.models.prompts import ImageOpener
+from fisao_pipeline.params import ResponseSamplingParams
+
+RESPONSE_COLUMNS = [
+    "response_id",
+    "prompt_id",
+    "image_id",
+    "split",
+    "sample_index",
+    "text",
+    "token_ids",
+    "token_starts",
+    "token_ends",
+    "logprobs",
+    "finish_reason",
+]
+
+
+def batched(count: int, size: int) -> Iterable[range]:
+    """Consecutive ranges of at most ``size`` that cover ``count``."""
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))
+
+
+def sample_responses(
+    policy: Policy,
+    prompts: pd.DataFrame,
+    open_image: ImageOpener,
+    decoding: Decoding,
+    responses_per_prompt: int,
+    batch_size: int,
+    seed: int,
+    description: str = "sampling",
+    reference: bool = False,
+) -> pd.DataFrame:
+    """Draw K completions for each prompt.
+
+    Prompts are answered in batches of similar length; each batch draws from a random state of its own, and torch's
+    global one is left as it was.
+
+    Args:
+        policy: Samples with its adapter, or without one if ``reference``.
+        prompts: Rows with ``prompt_id``, ``image_id``, ``prompt``, ``split``.
+        open_image: Gives the RGB image of an id.
+        decoding: Temperature (0 is greedy) and longest completion.
+        responses_per_prompt: K.
+        batch_size: Completions drawn at once.
+        seed: Of all draws.
+        description: Label of the progress bar.
+        reference: Whether to sample from the reference policy.
+
+    Returns:
+        The ``responses`` table in the order of the prompts, copies of a prompt adjacent.
+    """
+    per_batch = max(1, batch_size // responses_per_prompt)
+    order = prompts["prompt"].str.len().sort_values(kind="stable").index
+    rows: list[dict[str, Any]] = []
+    progress = tqdm(total=len(prompts) * responses_per_prompt, desc=description, unit="response", leave=False)
+    devices = [policy.device] if policy.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), progress:
+        for number, chosen in enumerate(batched(len(order), per_batch)):
+            torch.manual_seed(seed * 1_000_003 + number)
+            part = prompts.loc[order[chosen.start : chosen.stop]]
+            batch = policy.encode(part["prompt"].tolist(), part["image_id"].tolist(), open_image)
+            completions = policy.sample(batch.repeat(responses_per_prompt), decoding, reference)
+            rows += response_rows(policy, part, completions, responses_per_prompt)
+            progress.update(len(part) * responses_per_prompt)
+    table = pd.DataFrame(rows, columns=RESPONSE_COLUMNS)
+    position = {prompt_id: i for i, prompt_id in enumerate(prompts["prompt_id"])}
+    key = table["prompt_id"].map(position)
+    return table.iloc[key.argsort(kind="stable")].reset_index(drop=True)
+
+
+def response_rows(
+    policy: Policy, prompts: pd.DataFrame, completions: Completions, responses_per_prompt: int
+) -> list[dict[str, Any]]:
+    """Records of a batch of completions, copies of a prompt adjacent."""
+    texts, offsets = policy.decode(completions.ids, completions.mask)
+    eos = policy.tokenizer.eos_token_id
+    rows = []
+    for number, (text, spans) in enumerate(zip(texts, offsets, strict=True)):
+        prompt = prompts.iloc[number // responses_per_prompt]
+        counts = completions.mask[number]
+        token_ids = completions.ids[number][counts].tolist()
+        sample_index = number % responses_per_prompt
+        rows.append(
+            {
+                "response_id": f"{prompt['prompt_id']}/{sample_index}",
+                "prompt_id": prompt["prompt_id"],
+                "image_id": prompt["image_id"],
+                "split": prompt["split"],
+                "sample_index": sample_index,
+                "text": text,
+                "token_ids": token_ids,
+                "token_starts": [start for start, _ in spans],
+                "token_ends": [end for _, end in spans],
+                "logprobs": completions.logprobs[number][counts].tolist(),
+                "finish_reason": "stop" if token_ids and token_ids[-1] == eos else "length",
+            }
+        )
+    return rows
+
+
+def round_prompts(prompts: pd.DataFrame, round_index: int, prompts_per_round: int, seed: int) -> pd.DataFrame:
+    """The training prompts of one round: a seeded order, gone through again from the start when it is used up.
+
+    Round 0 needs no other round to be known, so the sampling stage and the loop agree on it.
+
+    Raises:
+        ValueError: If there are no prompts.
+    """
+    if prompts.empty:
+        raise ValueError("there are no training prompts: raise image_ingestion.split_fractions.training")
+    wanted = min(prompts_per_round, len(prompts))
+    first = round_index * wanted
+    passes = range(first // len(prompts), math.ceil((first + wanted) / len(prompts)))
+    order: list[Any] = []
+    for number in passes:
+        order += prompts.sample(frac=1, random_state=(seed + 7919 * number) % 2**32).index.tolist()
+    start = first - passes.start * len(prompts)
+    chosen = prompts.loc[order[start : start + wanted]]
+    # A window across two passes may hold a prompt twice; its responses would share ids.
+    return chosen[~chosen.index.duplicated()].reset_index(drop=True)
+
+
+def stage_prompts(prompts: pd.DataFrame, params: ResponseSamplingParams) -> pd.DataFrame:
+    """What the sampling stage asks: calibration prompts, and the training prompts of the first PPO round.
+
+    Raises:
+        ValueError: If a split is empty.
+    """
+    calibration = prompts[prompts["split"] == "calibration"].head(params.calibration_prompts)
+    if calibration.empty:
+        raise ValueError("there are no calibration prompts: raise image_ingestion.split_fractions.calibration")
+    first_round = round_prompts(prompts[prompts["split"] == "training"], 0, params.prompts_per_round, params.seed)
+    return pd.concat([calibration, first_round], ignore_index=True)
