@@ -194,6 +194,11 @@ def test_strict_parsing(predictions):
     assert any("pope_precision" in note and "never says yes" in note for note in strict["notes"])
 
 
+def test_nulls_are_equal_whatever_their_form(predictions):
+    captions = predictions[predictions["task"] == "caption"]
+    assert run(captions.assign(answer=np.nan)) == run(captions.assign(answer=None)) == run(captions)
+
+
 def drop_one(frame):
     return frame.drop(index=frame.index[frame["model"] == "aligned"][0])
 
