@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.method.batches import few
+from tests.references import method_float64 as reference
+
+from fisao_pipeline.method.calibration import (
+    Baseline,
+    CalibrationError,
+    ClassScores,
+    auroc,
+    calibrate_annotated,
+    calibrate_mixture,
+)
+
+BASELINE = Baseline("annotated", ClassScores(0.3, 0.02, 30), ClassScores(0.2, 0.04, 10), 0.75, 0.9)
+NOT_FINITE = [float("nan"), float("inf"), float("-inf")]
+
+
+def planted(seed: int, weight: float, high: float, low: float, std: float, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores drawn from two normals, and which were drawn from the upper one."""
+    generator = torch.Generator().manual_seed(seed)
+    correct = torch.rand(n, generator=generator) < weight
+    means = torch.where(correct, high, low)
+    return means + std * torch.randn(n, generator=generator), correct
+
+
+class TestBaseline:
+    def test_by_hand(self) -> None:
+        assert BASELINE.gap == pytest.approx(0.1)
+        assert BASELINE.midpoint == pytest.approx(0.25)
+        # Weighted by counts: sqrt((30 · 0.0004 + 10 · 0.0016) / 40).
+        assert BASELINE.pooled_std == pytest.approx(math.sqrt(0.028 / 40), rel=1e-12)
+
+    def test_classes_without_counts_weigh_the_same(self) -> None:
+        fixed = Baseline("fixed", ClassScores(0.3, 0.03, 0), ClassScores(0.2, 0.01, 0), 0.5, None)
+        assert fixed.pooled_std == pytest.approx(math.sqrt((0.0009 + 0.0001) / 2))
+
+    @pytest.mark.parametrize("mean", [0.2, 0.1, float("nan")])
+    def test_refuses_correct_scores_no_higher_than_hallucinated(self, mean: float) -> None:
+        with pytest.raises(CalibrationError, match=r"no higher than .*reward_annotation\.template"):
+            replace(BASELINE, correct=ClassScores(mean, 0.02, 30))
+
+    def test_refuses_no_spread(self) -> None:
+        with pytest.raises(CalibrationError, match="no spread"):
+            replace(BASELINE, correct=ClassScores(0.3, 0.0, 3), hallucinated=ClassScores(0.2, 0.0, 3))
+        replace(BASELINE, correct=ClassScores(0.3, 0.0, 3))  # one class with spread is enough
+
+    @pytest.mark.parametrize("weight", [0.0, 1.0, -0.1, 1.1, float("nan")])
+    def test_refuses_a_mixing_weight_that_decides_alone(self, weight: float) -> None:
+        with pytest.raises(CalibrationError, match="mixing_weight must lie in"):
+            replace(BASELINE, mixing_weight=weight)
+
+
+class TestAuroc:
+    def test_by_hand(self) -> None:
+        # Of six pairs: four won, one tie, one lost.
+        assert auroc(torch.tensor([0.3, 0.2, 0.5]), torch.tensor([0.2, 0.25])) == pytest.approx(4.5 / 6)
+        assert auroc(torch.tensor([1.0]), torch.tensor([0.0])) == 1.0
+        assert auroc(torch.tensor([0.0]), torch.tensor([1.0])) == 0.0
+        assert auroc(torch.tensor([1.0]), torch.tensor([1.0])) == 0.5
+
+    @given(
+        correct=st.lists(st.integers(0, 6), min_size=1, max_size=12),
+        hallucinated=st.lists(st.integers(0, 6), min_size=1, max_size=12),
+        seed=st.integers(0, 2**31),
+    )
+    @few
+    def test_matches_brute_force_with_ties(self, correct: list[int], hallucinated: list[int], seed: int) -> None:
+        first, second = torch.tensor(correct) / 7, torch.tensor(hallucinated) / 7
+        answer = auroc(first, second)
+        assert answer == pytest.approx(reference.auroc(correct, hallucinated), rel=1e-12)
+        assert auroc(second, first) == pytest.approx(1 - answer, abs=1e-12)
+        generator = torch.Generator().manual_seed(seed)
+        shuffled = (x[torch.randperm(len(x), generator=generator)] for x in (first, second))
+        assert auroc(*shuffled) == answer
+
+    def test_takes_a_strided_view(self) -> None:
+        scores = torch.tensor([[0.1, 9.0], [0.4, 9.0]])
+        assert auroc(scores[:, 0], torch.tensor([0.2])) == 0.5
+
+    def test_refuses(self) -> None:
+        for sizes in ((0, 2), (2, 0)):
+            with pytest.raises(CalibrationError, match=f"auroc: .*{sizes[0]} correct and {sizes[1]} others"):
+                auroc(torch.zeros(sizes[0]), torch.zeros(sizes[1]))
+        for number in NOT_FINITE:
+            with pytest.raises(CalibrationError, match="auroc: a score is NaN or infinite"):
+                auroc(torch.tensor([number]), torch.zeros(2))
+            with pytest.raises(CalibrationError, match="auroc: a score is NaN or infinite"):
+                auroc(torch.zeros(2), torch.tensor([0.1, number]))
+
+
+class TestAnnotated:
+    SCORES = torch.tensor([0.30, 0.10, 0.34, 0.20, 0.35])
+    CORRECT = torch.tensor([True, False, True, False, True])
+
+    def test_by_hand(self) -> None:
+        baseline = calibrate_annotated(self.SCORES, self.CORRECT)
+        assert baseline.mode == "annotated"
+        assert (baseline.correct.n, baseline.hallucinated.n) == (3, 2)
+        assert baseline.correct.mean == pytest.approx(0.33, rel=1e-5)
+        assert baseline.hallucinated.mean == pytest.approx(0.15, rel=1e-5)
+        assert baseline.correct.std == pytest.approx(math.sqrt(0.0014 / 3), rel=1e-4)  # of the population
+        assert baseline.hallucinated.std == pytest.approx(0.05, rel=1e-5)
+        assert baseline.mixing_weight == pytest.approx(0.6)
+        assert baseline.auroc == 1.0
+
+    @given(seed=st.integers(0, 2**31))
+    @few
+    def test_reference_and_order(self, seed: int) -> None:
+        scores, correct = planted(seed, 0.6, 0.3, 0.2, 0.05, 60)
+        baseline = calibrate_annotated(scores, correct)
+        for found, kept in ((baseline.correct, correct), (baseline.hallucinated, ~correct)):
+            table = ([scores.tolist()], [kept.tolist()])
+            assert found.mean == pytest.approx(reference.masked_mean(*table), rel=1e-5)
+            assert found.std == pytest.approx(reference.masked_std(*table), rel=1e-4)
+        assert baseline.auroc == pytest.approx(reference.auroc(scores[correct].tolist(), scores[~correct].tolist()))
+        order = torch.randperm(60, generator=torch.Generator().manual_seed(seed))
+        turned = calibrate_annotated(scores[order], correct[order])
+        assert (turned.mixing_weight, turned.auroc) == (baseline.mixing_weight, baseline.auroc)
+        assert turned.correct.mean == pytest.approx(baseline.correct.mean, rel=1e-5)
+
+    @pytest.mark.parametrize(("flip", "count", "name"), [(False, 2, "hallucinated"), (True, 2, "correct")])
+    def test_refuses_too_few_mentions(self, flip: bool, count: int, name: str) -> None:
+        scores, correct = (-self.SCORES, ~self.CORRECT) if flip else (self.SCORES, self.CORRECT)
+        calibrate_annotated(scores, correct, min_mentions=count)
+        pattern = rf"found {count} {name} mentions and needs {count + 1}.*reward_annotation\.calibration"
+        with pytest.raises(CalibrationError, match=pattern):
+            calibrate_annotated(scores, correct, min_mentions=count + 1)
+
+    def test_refuses_one_mention_by_default_scores_upside_down_and_not_finite(self) -> None:
+        with pytest.raises(CalibrationError, match="found 1 hallucinated mentions and needs 2"):
+            calibrate_annotated(self.SCORES[:3], self.CORRECT[:3])
+        with pytest.raises(CalibrationError, match="no higher than"):
+            calibrate_annotated(self.SCORES, ~self.CORRECT)
+        for number in NOT_FINITE:
+            with pytest.raises(CalibrationError, match="NaN or infinite"):
+                calibrate_annotated(torch.cat([self.SCORES, torch.tensor([number])]), torch.ones(6, dtype=torch.bool))
+
+
+class TestMixture:
+    @pytest.mark.parametrize("weight", [0.15, 0.5, 0.85])
+    def test_recovers_a_planted_mixture(self, weight: float) -> None:
+        scores, correct = planted(3, weight, 0.31, 0.19, 0.03, 6000)
+        baseline = calibrate_mixture(scores)
+        assert baseline.mode == "mixture"
+        assert baseline.correct.mean == pytest.approx(0.31, abs=0.003)
+        assert baseline.hallucinated.mean == pytest.approx(0.19, abs=0.003)
+        assert baseline.pooled_std == pytest.approx(0.03, rel=0.04)
+        assert baseline.mixing_weight == pytest.approx(weight, abs=0.015)
+        assert baseline.correct.n + baseline.hallucinated.n == 6000
+        assert baseline.correct.n == pytest.approx(6000 * baseline.mixing_weight, abs=0.51)
+        # The formula against those very draws, whose labels it has not seen.
+        assert baseline.auroc == pytest.approx(auroc(scores[correct], scores[~correct]), abs=0.003)
+
+    @pytest.mark.parametrize("separation", [1.5, 2.5])
+    def test_auroc_formula_is_that_of_two_normals(self, separation: float) -> None:
+        scores, _ = planted(5, 0.5, 0.2 + 0.02 * separation, 0.2, 0.02, 20000)
+        baseline = calibrate_mixture(scores, max_steps=5000, tolerance=1e-10)
+        generator = torch.Generator().manual_seed(7)
+        upper, lower = (
+            found.mean + found.std * torch.randn(20000, generator=generator)
+            for found in (baseline.correct, baseline.hallucinated)
+        )
+        assert baseline.auroc == pytest.approx(auroc(upper, lower), abs=0.008)
+
+    @given(seed=st.integers(0, 2**31), weight=st.floats(0.3, 0.7))
+    @few
+    def test_ends_at_a_fixed_point_of_expectation_maximisation(self, seed: int, weight: float) -> None:
+        scores, _ = planted(seed, weight, 0.32, 0.2, 0.03, 200)
+        found = calibrate_mixture(scores, max_steps=5000, tolerance=1e-14)
+        ends = (found.mixing_weight, found.correct.mean, found.hallucinated.mean, found.correct.std)
+        assert found.correct.std == found.hallucinated.std
+        assert reference.mixture_step(scores.tolist(), *ends) == pytest.approx(ends, rel=1e-5)
+
+    @given(seed=st.integers(0, 2**31), shift=st.floats(-0.3, 0.3), scale=st.floats(0.1, 3.0))
+    @few
+    def test_order_shift_and_scale(self, seed: int, shift: float, scale: float) -> None:
+        scores, _ = planted(seed, 0.5, 0.32, 0.2, 0.03, 100)
+        straight = calibrate_mixture(scores.double())
+        order = torch.randperm(100, generator=torch.Generator().manual_seed(seed))
+        turned = calibrate_mixture(scores.double()[order] * scale + shift)
+        assert turned.correct.mean == pytest.approx(straight.correct.mean * scale + shift, abs=1e-4)
+        assert turned.correct.std == pytest.approx(straight.correct.std * scale, rel=1e-3)
+        assert turned.mixing_weight == pytest.approx(straight.mixing_weight, abs=1e-3)
+
+    def test_two_exact_values(self) -> None:
+        baseline = calibrate_mixture(torch.tensor([0.1] * 10 + [0.3] * 30))
+        assert baseline.correct.mean == pytest.approx(0.3, abs=1e-6)
+        assert baseline.hallucinated.mean == pytest.approx(0.1, abs=1e-6)
+        assert baseline.mixing_weight == pytest.approx(0.75, abs=1e-6)
+        assert baseline.auroc == pytest.approx(1.0)
+
+    def test_refuses(self) -> None:
+        scores, _ = planted(0, 0.5, 0.32, 0.2, 0.03, 20)
+        calibrate_mixture(scores)
+        with pytest.raises(CalibrationError, match=r"found 19 mentions and needs 20.*reward_annotation\.calibration"):
+            calibrate_mixture(scores[:19])
+        with pytest.raises(CalibrationError, match="all mentions have the same score"):
+            calibrate_mixture(torch.full((30,), 0.25))
+        for number in NOT_FINITE:
+            with pytest.raises(CalibrationError, match="`mixture`: a score is NaN or infinite"):
+                calibrate_mixture(torch.cat([scores, torch.tensor([number])]))

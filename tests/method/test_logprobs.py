@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.method.batches import assert_matches, few
+from tests.references import method_float64 as reference
+
+from fisao_pipeline.method.logprobs import projected_token_logprobs, sampling_logits, token_logprobs
+
+LOGITS = torch.tensor([[math.log(1.0), math.log(3.0), math.log(4.0)]])  # probabilities 1/8, 3/8, 4/8
+SEEDS = st.integers(0, 2**31)
+TEMPERATURES = st.floats(0.2, 3.0)
+
+
+def example(seed: int, rows: int = 9, width: int = 4, vocabulary: int = 11) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(rows, width, generator=generator)
+    weight = torch.randn(vocabulary, width, generator=generator)
+    bias = torch.randn(vocabulary, generator=generator)
+    return hidden, weight, bias, torch.randint(3, vocabulary, (rows,), generator=generator)
+
+
+def test_by_hand() -> None:
+    ids = torch.tensor([2])
+    assert_matches(token_logprobs(LOGITS, ids), [math.log(4 / 8)])
+    # Temperature 1/2 squares the odds 1 : 3 : 4.
+    assert_matches(token_logprobs(LOGITS, ids, temperature=0.5), [math.log(16 / 26)])
+    # Without the token 1 the odds are 1 : 4.
+    assert_matches(token_logprobs(LOGITS, ids, suppressed_ids=torch.tensor([1])), [math.log(4 / 5)])
+
+
+def test_sampling_logits_leaves_its_input_alone() -> None:
+    logits = LOGITS.clone()
+    answer = sampling_logits(logits, 2.0, torch.tensor([0]))
+    assert torch.equal(logits, LOGITS)
+    assert answer[0, 0] == -math.inf
+    assert_matches(answer[0, 1:], [math.log(3.0) / 2, math.log(4.0) / 2])
+    assert torch.equal(sampling_logits(logits, 1.0, torch.tensor([], dtype=torch.long)), LOGITS)
+
+
+@given(seed=SEEDS, temperature=TEMPERATURES, suppressed=st.sets(st.integers(0, 10), max_size=10))
+@few
+def test_suppressed_tokens_have_no_probability_and_the_rest_share_all_of_it(
+    seed: int, temperature: float, suppressed: set[int]
+) -> None:
+    hidden, weight, bias, _ = example(seed)
+    logits = hidden @ weight.T + bias
+    ids = torch.tensor(sorted(suppressed), dtype=torch.long)
+    sampled = sampling_logits(logits, temperature, ids).softmax(dim=-1)
+    every = torch.stack(
+        [token_logprobs(logits, torch.full((9,), v), temperature, ids).exp() for v in range(11)], dim=-1
+    )
+    torch.testing.assert_close(every, sampled, rtol=1e-5, atol=1e-7)
+    assert (every[:, ids] == 0).all()
+    assert_matches(every.sum(dim=-1), [1.0] * 9)
+    assert_matches(every, [reference.probabilities(row, temperature, suppressed) for row in logits.tolist()])
+
+
+@given(seed=SEEDS, temperature=TEMPERATURES)
+@few
+def test_temperature_divides_the_logits(seed: int, temperature: float) -> None:
+    hidden, weight, _, ids = example(seed)
+    logits = hidden @ weight.T
+    torch.testing.assert_close(
+        token_logprobs(logits, ids, temperature), token_logprobs(logits / temperature, ids), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_large_logits_neither_overflow_nor_round_the_answer_away() -> None:
+    assert_matches(token_logprobs(torch.tensor([[1e4, 1e4]]), torch.tensor([0])), [math.log(0.5)])
+    # A confident token: log(1 / (1 + e^−12)) = −6.14e-6, which is less than an ulp of its logit; an ulp of 1 is left.
+    answer = token_logprobs(torch.tensor([[100.0, 88.0]]), torch.tensor([0]))
+    assert answer.item() == pytest.approx(-6.1442e-6, abs=1.2e-7)
+
+
+def test_a_suppressed_token_that_is_scored_has_no_probability_and_spoils_no_gradient() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0]], requires_grad=True)
+    both = torch.stack([token_logprobs(logits, torch.tensor([i]), 1.0, torch.tensor([0])) for i in (0, 2)])
+    assert both[0].item() == -math.inf
+    both[1].sum().backward()
+    assert logits.grad[0, 0] == 0
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_half_precision_logits_are_reduced_in_float32() -> None:
+    logits = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    ids = torch.tensor([0, 1, 2])
+    answer = token_logprobs(logits, ids, 0.7)
+    assert answer.dtype == torch.float32
+    expected = [math.log(reference.probabilities(row, 0.7)[i]) for row, i in zip(logits.tolist(), ids, strict=True)]
+    assert_matches(answer, expected)
+
+
+def test_any_leading_shape() -> None:
+    logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[0, 1, 2], [3, 4, 0]])
+    answer = token_logprobs(logits, ids)
+    assert answer.shape == (2, 3)
+    torch.testing.assert_close(answer[1, 2], logits[1, 2].log_softmax(-1)[0], rtol=1e-5, atol=1e-6)
+
+
+@given(
+    seed=SEEDS,
+    chunk_tokens=st.integers(1, 12),
+    temperature=TEMPERATURES,
+    with_bias=st.booleans(),
+    suppressed=st.booleans(),
+)
+@few
+def test_projection_in_chunks_equals_the_full_softmax_with_its_gradients(
+    seed: int, chunk_tokens: int, temperature: float, with_bias: bool, suppressed: bool
+) -> None:
+    *parameters, ids = example(seed)
+    upstream = torch.linspace(-1, 2, len(ids), dtype=torch.float64)
+    absent = torch.tensor([0, 2]) if suppressed else None
+
+    hidden, weight, bias = (x.double().requires_grad_() for x in parameters)
+    logits = (hidden @ weight.T + (bias if with_bias else 0)) / temperature
+    if suppressed:
+        logits = torch.cat([logits[:, [1]], logits[:, 3:]], dim=-1)
+    expected = logits.log_softmax(dim=-1)[torch.arange(len(ids)), ids - 2 if suppressed else ids]
+    expected.backward(upstream)
+
+    own = [x.clone().requires_grad_() for x in parameters]
+    answer = projected_token_logprobs(
+        own[0], own[1], own[2] if with_bias else None, ids, temperature, absent, chunk_tokens=chunk_tokens
+    )
+    answer.backward(upstream.float())
+
+    torch.testing.assert_close(answer.double(), expected, rtol=1e-5, atol=1e-5)
+    for got, wanted in zip(own, (hidden, weight, bias), strict=True):
+        if wanted.grad is None:
+            assert got.grad is None
+        else:
+            torch.testing.assert_close(got.grad.double(), wanted.grad, rtol=1e-4, atol=1e-5)
+
+
+@given(seed=SEEDS)
+@few
+def test_projection_follows_the_order_of_its_rows(seed: int) -> None:
+    hidden, weight, bias, ids = example(seed)
+    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
+    straight = projected_token_logprobs(hidden, weight, bias, ids, chunk_tokens=4)
+    torch.testing.assert_close(
+        projected_token_logprobs(hidden[order], weight, bias, ids[order], chunk_tokens=4),
+        straight[order],
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_projection_never_holds_more_than_a_chunk(with_gradient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, bias, ids = example(0)
+    linear, projected_rows = torch.nn.functional.linear, []
+
+    def spy(rows: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        projected_rows.append(len(rows))
+        return linear(rows, *others)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", spy)
+    saved_elements = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved_elements.append(x.numel()) or x, lambda x: x):
+        answer = projected_token_logprobs(hidden.requires_grad_(with_gradient), weight, bias, ids, chunk_tokens=4)
+    assert projected_rows == [4, 4, 1]
+    if with_gradient:
+        assert max(saved_elements, default=0) <= hidden.numel()  # no logits, 4 · 11 of them, are kept for later
+        answer.sum().backward()
+        assert sorted(projected_rows) == [1, 1, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_refuses_a_temperature_that_is_not_positive(temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        sampling_logits(LOGITS, temperature)
+
+
+def test_refuses_ids_that_do_not_match() -> None:
+    with pytest.raises((ValueError, TypeError), match="token_ids"):
+        token_logprobs(torch.zeros(2, 3, 5), torch.zeros(2, 1, dtype=torch.long))
+    with pytest.raises((ValueError, TypeError), match="token_ids"):
+        projected_token_logprobs(torch.zeros(4, 2), torch.zeros(5, 2), None, torch.zeros(3, dtype=torch.long))

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.method.batches import assert_matches, few
+from tests.references import method_float64 as reference
+
+from fisao_pipeline.method.verifier_scores import cosine_scores
+
+
+def pairs(seed: int, count: int = 5, width: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, width, generator=generator), torch.randn(count, width, generator=generator)
+
+
+def test_by_hand() -> None:
+    image = torch.tensor([[3.0, 4.0], [1.0, 0.0], [1.0, 1.0], [2.0, 0.0]])
+    text = torch.tensor([[4.0, 3.0], [0.0, 5.0], [-2.0, -2.0], [0.5, 0.0]])
+    assert_matches(cosine_scores(image, text), [24 / 25, 0.0, -1.0, 1.0])
+
+
+@given(seed=st.integers(0, 2**31))
+@few
+def test_matches_reference(seed: int) -> None:
+    image, text = pairs(seed)
+    expected = [reference.cosine(i, t) for i, t in zip(image.tolist(), text.tolist(), strict=True)]
+    assert_matches(cosine_scores(image, text), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_is_computed_in_float32_whatever_comes_in(dtype: torch.dtype) -> None:
+    image, text = (x.to(dtype) for x in pairs(0, count=50, width=64))
+    scores = cosine_scores(image, text)
+    assert scores.dtype == torch.float32
+    assert_matches(scores, [reference.cosine(i, t) for i, t in zip(image.tolist(), text.tolist(), strict=True)])
+
+
+@given(seed=st.integers(0, 2**31), scale=st.floats(1e-3, 1e3))
+@few
+def test_lengths_are_of_no_account(seed: int, scale: float) -> None:
+    image, text = pairs(seed)
+    torch.testing.assert_close(
+        cosine_scores(image * scale, text / scale), cosine_scores(image, text), rtol=1e-5, atol=1e-6
+    )
+
+
+@given(seed=st.integers(0, 2**31))
+@few
+def test_order_and_swap(seed: int) -> None:
+    image, text = pairs(seed)
+    order = torch.randperm(len(image), generator=torch.Generator().manual_seed(seed))
+    scores = cosine_scores(image, text)
+    torch.testing.assert_close(cosine_scores(image[order], text[order]), scores[order], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(cosine_scores(text, image), scores, rtol=1e-5, atol=1e-7)
+
+
+def test_never_leaves_the_range_by_rounding() -> None:
+    vectors, _ = pairs(1, count=2000, width=3)
+    raw = (vectors * vectors * 7).sum(-1) / (vectors.norm(dim=-1) * (vectors * 7).norm(dim=-1))
+    assert raw.max() > 1  # rounding does leave it
+    assert cosine_scores(vectors, vectors * 7).max() <= 1
+    assert cosine_scores(vectors, vectors * -7).min() >= -1
+
+
+@pytest.mark.parametrize("name", ["image_embeddings", "text_embeddings"])
+def test_refuses_an_embedding_of_length_zero(name: str) -> None:
+    embeddings = {"image_embeddings": torch.ones(2, 3), "text_embeddings": torch.ones(2, 3)}
+    embeddings[name] = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    with pytest.raises(ValueError, match=f"{name} has length zero"):
+        cosine_scores(**embeddings)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (2, 1), (3, 2)])
+def test_refuses_shapes_that_differ(shape: tuple[int, int]) -> None:
+    with pytest.raises((ValueError, TypeError), match="text_embeddings"):
+        cosine_scores(torch.ones(2, 3), torch.ones(shape))

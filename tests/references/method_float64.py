@@ -1,0 +1,207 @@
+"""The method's equations once more, as slow loops over Python floats, to compare the tensor code with.
+
+Written from the equations and not from the code: sums are spelled out where the code recurs, densities where it takes
+log-odds. Everything is float64; inputs are nested sequences of numbers, masks nested sequences of booleans.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Row = Sequence[float]
+Table = Sequence[Sequence[float]]
+Mask = Sequence[Sequence[bool]]
+
+
+def counted(values: Table, mask: Mask) -> list[float]:
+    return [
+        float(x) for row, flags in zip(values, mask, strict=True) for x, flag in zip(row, flags, strict=True) if flag
+    ]
+
+
+def masked_mean(values: Table, mask: Mask) -> float:
+    kept = counted(values, mask)
+    return math.fsum(kept) / len(kept)
+
+
+def masked_std(values: Table, mask: Mask) -> float:
+    kept = counted(values, mask)
+    mean = math.fsum(kept) / len(kept)
+    return math.sqrt(math.fsum((x - mean) ** 2 for x in kept) / len(kept))
+
+
+def cosine(first: Row, second: Row) -> float:
+    def unit(vector: Row) -> list[float]:
+        length = math.sqrt(math.fsum(float(x) ** 2 for x in vector))
+        return [float(x) / length for x in vector]
+
+    return math.fsum(a * b for a, b in zip(unit(first), unit(second), strict=True))
+
+
+def probabilities(logits: Row, temperature: float = 1.0, suppressed_ids: Sequence[int] = ()) -> list[float]:
+    """Softmax of logits / temperature over the tokens that are not suppressed."""
+    top = max(x for index, x in enumerate(logits) if index not in suppressed_ids)
+    weights = [
+        0.0 if index in suppressed_ids else math.exp((float(x) - top) / temperature) for index, x in enumerate(logits)
+    ]
+    return [weight / math.fsum(weights) for weight in weights]
+
+
+def kl_divergence(first: Row, second: Row) -> float:
+    return math.fsum(p * math.log(p / q) for p, q in zip(first, second, strict=True))
+
+
+def kl_divergence_gradient(first: Row, second: Row) -> list[float]:
+    """Gradient of KL(p ‖ q) in the logits of p, by central differences."""
+    logits = [math.log(p) for p in first]
+    gradient = []
+    for index in range(len(logits)):
+        ends = []
+        for sign in (1, -1):
+            moved = list(logits)
+            moved[index] += sign * 1e-5
+            ends.append(kl_divergence(probabilities(moved), second))
+        gradient.append((ends[0] - ends[1]) / 2e-5)
+    return gradient
+
+
+def kl_estimate(logprob: float, ref_logprob: float, estimator: str) -> float:
+    """With r = π_ref / π: k1 = −log r, k2 = (log r)² / 2, k3 = (r − 1) − log r."""
+    ratio = math.exp(ref_logprob) / math.exp(logprob)
+    return {"k1": -math.log(ratio), "k2": math.log(ratio) ** 2 / 2, "k3": ratio - 1 - math.log(ratio)}[estimator]
+
+
+def lengths_of(mask: Mask) -> list[int]:
+    """Completion lengths; a completion starts in the first column and has no holes."""
+    lengths = [sum(map(bool, row)) for row in mask]
+    assert all(all(row[:length]) for row, length in zip(mask, lengths, strict=True))
+    return lengths
+
+
+def returns_to_go(rewards: Table, mask: Mask, gamma: float) -> list[list[float]]:
+    """R_t = Σ_{k ≥ t} γ^(k − t) r_k, a double sum."""
+    table = []
+    for row, length in zip(rewards, lengths_of(mask), strict=True):
+        kept = [math.fsum(gamma ** (k - t) * float(row[k]) for k in range(t, length)) for t in range(length)]
+        table.append(kept + [0.0] * (len(row) - length))
+    return table
+
+
+def gae(rewards: Table, values: Table, mask: Mask, gamma: float, gae_lambda: float) -> list[list[float]]:
+    """A_t as the λ-weighted mean of all n-step advantages, equation 16 of arXiv 1506.02438 before it is simplified.
+
+    A^(n)_t = Σ_{l < n} γ^l r_{t+l} + γ^n V(s_{t+n}) − V(s_t), with V = 0 after the end;
+    A_t = (1 − λ) Σ_{1 ≤ n < N} λ^(n−1) A^(n)_t + λ^(N−1) A^(N)_t for the N tokens that are left.
+    """
+    table = []
+    for reward_row, value_row, length in zip(rewards, values, lengths_of(mask), strict=True):
+        row = []
+        for t in range(length):
+            left = length - t
+            steps = []
+            for n in range(1, left + 1):
+                bootstrap = gamma**n * float(value_row[t + n]) if n < left else 0.0
+                paid = math.fsum(gamma**step * float(reward_row[t + step]) for step in range(n))
+                steps.append(paid + bootstrap - float(value_row[t]))
+            weights = [(1 - gae_lambda) * gae_lambda ** (n - 1) for n in range(1, left)] + [gae_lambda ** (left - 1)]
+            row.append(math.fsum(w * a for w, a in zip(weights, steps, strict=True)))
+        table.append(row + [0.0] * (len(reward_row) - length))
+    return table
+
+
+def group_baseline(returns: Table, group_size: int) -> list[list[float]]:
+    table = []
+    for index, row in enumerate(returns):
+        first = index // group_size * group_size
+        others = [returns[j] for j in range(first, first + group_size) if j != index]
+        table.append([math.fsum(float(other[t]) for other in others) / len(others) for t in range(len(row))])
+    return table
+
+
+def policy_loss(
+    logprobs: Table, old_logprobs: Table, advantages: Table, mask: Mask, clip_range: float
+) -> dict[str, float]:
+    """Case by case: flat where the ratio has left the range in the direction that the advantage pays for."""
+    surrogate, ratios, outside, divergence = [], [], [], []
+    rows = zip(counted(logprobs, mask), counted(old_logprobs, mask), counted(advantages, mask), strict=True)
+    for new, old, advantage in rows:
+        ratio = math.exp(new) / math.exp(old)
+        if advantage > 0 and ratio > 1 + clip_range:
+            surrogate.append((1 + clip_range) * advantage)
+        elif advantage < 0 and ratio < 1 - clip_range:
+            surrogate.append((1 - clip_range) * advantage)
+        else:
+            surrogate.append(ratio * advantage)
+        ratios.append(ratio)
+        outside.append(1.0 if ratio > 1 + clip_range or ratio < 1 - clip_range else 0.0)
+        divergence.append(ratio - 1 - math.log(ratio))
+    n = len(ratios)
+    return {
+        "loss": -math.fsum(surrogate) / n,
+        "ratio_mean": math.fsum(ratios) / n,
+        "clip_fraction": math.fsum(outside) / n,
+        "approx_kl": math.fsum(divergence) / n,
+    }
+
+
+def value_loss(values: Table, old_values: Table, returns: Table, mask: Mask, clip_range: float) -> float:
+    errors = []
+    for value, old, target in zip(
+        counted(values, mask), counted(old_values, mask), counted(returns, mask), strict=True
+    ):
+        held = old + clip_range if value > old + clip_range else old - clip_range if value < old - clip_range else value
+        errors.append(max((value - target) ** 2, (held - target) ** 2))
+    return math.fsum(errors) / len(errors) / 2
+
+
+def auroc(correct: Row, hallucinated: Row) -> float:
+    wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a in correct for b in hallucinated]
+    return math.fsum(wins) / len(wins)
+
+
+def normal_density(x: float, mean: float, std: float) -> float:
+    return math.exp(-((x - mean) ** 2) / (2 * std**2)) / (std * math.sqrt(2 * math.pi))
+
+
+def bayes(score: float, weight: float, correct_mean: float, hallucinated_mean: float, std: float) -> float:
+    """P(correct | S) from the two densities themselves."""
+    upper = weight * normal_density(score, correct_mean, std)
+    return upper / (upper + (1 - weight) * normal_density(score, hallucinated_mean, std))
+
+
+def mixture_step(
+    scores: Row, weight: float, correct_mean: float, hallucinated_mean: float, std: float
+) -> tuple[float, float, float, float]:
+    """One step of expectation maximisation for two normals with one variance; a maximum is its fixed point."""
+    shares = [bayes(score, weight, correct_mean, hallucinated_mean, std) for score in scores]
+    upper = math.fsum(shares)
+    lower = len(scores) - upper
+    high = math.fsum(p * x for p, x in zip(shares, scores, strict=True)) / upper
+    low = math.fsum((1 - p) * x for p, x in zip(shares, scores, strict=True)) / lower
+    squares = (p * (x - high) ** 2 + (1 - p) * (x - low) ** 2 for p, x in zip(shares, scores, strict=True))
+    return upper / len(scores), high, low, math.sqrt(math.fsum(squares) / len(scores))
+
+
+def mention_reward(
+    score: float,
+    rule: str,
+    *,
+    correct: tuple[float, float, int],
+    hallucinated: tuple[float, float, int],
+    mixing_weight: float,
+    margin: float = 0.0,
+    cost: float = 1.0,
+) -> float:
+    """Reward of one mention; each class as (mean, standard deviation, count)."""
+    gap = correct[0] - hallucinated[0]
+    if rule == "margin":
+        if score > correct[0] + margin:
+            return (score - correct[0]) / gap
+        return (score - hallucinated[0]) / gap if score < hallucinated[0] - margin else 0.0
+    if rule == "midpoint":
+        return (score - (correct[0] + hallucinated[0]) / 2) / gap
+    squares = correct[2] * correct[1] ** 2 + hallucinated[2] * hallucinated[1] ** 2
+    std = math.sqrt(squares / (correct[2] + hallucinated[2]))
+    probability = bayes(score, mixing_weight, correct[0], hallucinated[0], std)
+    return probability * 1 - cost * (1 - probability)
