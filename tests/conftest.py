@@ -14,8 +14,8 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import jaxtyping
-import pytest
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
 
 # Shapes written in annotations are checked in every call; the hook must be there before the modules are imported.
 jaxtyping.install_import_hook("fisao_pipeline.method", "beartype.beartype")

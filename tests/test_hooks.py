@@ -149,16 +149,17 @@ def test_other_runners_leave_the_same_lineage(toy_project, mlflow_store, runner)
     assert set(lineage["artifacts"]) == {"table", "count"}
 
 
-def test_runs_without_a_reachable_mlflow(toy_project, mlflow_store, listener, monkeypatch):
+@pytest.mark.parametrize("uri", ["no-such-scheme://nowhere", "http://127.0.0.1:9"])
+def test_runs_without_a_reachable_mlflow(toy_project, mlflow_store, listener, monkeypatch, uri):
     project = toy_project()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "no-such-scheme://nowhere")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     # A node that logs must look whether a run is active; this one does not, so it is replaced.
     nodes = next(project.glob("src/*/nodes.py"))
     nodes.write_text(nodes.read_text().replace('mlflow.log_metric("rows_seen", len(table))', ""))
     version = run(project, listener=listener)
     warnings = [message for message in listener.messages if message.startswith("WARNING")]
     assert len(warnings) == 1
-    assert "MLflow is not available, this run is not tracked" in warnings[0]
+    assert "MLflow is not available, this run is not tracked (further)" in warnings[0]
     assert provenance_of(project, "count.json", version)["mlflow_run_id"] is None
 
 

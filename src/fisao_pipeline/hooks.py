@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 class LineageHooks:
     """Links catalog versions, MLflow runs and commits, and says after each run what it wrote or how to go on.
 
-    It works without MLflow, without git, in threads and in the worker processes of Kedro's ParallelRunner (each of
-    which has its own instance, so nothing here relies on having seen the other nodes).
+    It works without MLflow, without git, in threads and in worker processes that Kedro's ParallelRunner forks (each
+    has its own copy, so nothing here relies on having seen the other nodes). Where worker processes are spawned, as
+    on macOS, Kedro 1.7 calls no project hooks in them, and there is no lineage of their nodes.
     """
 
     def __init__(self) -> None:
@@ -63,7 +64,6 @@ class LineageHooks:
             *git_state(self._project),
         )
         self._run_params, self._pipeline, self._catalog = run_params, pipeline, catalog
-        self._run.publish()
         tags = {"kedro_session_id": self._run.kedro_session_id}
         if self._run.git_commit is not None:
             tags |= {"git_commit": self._run.git_commit, "git_dirty": str(self._run.git_dirty).lower()}
@@ -91,7 +91,7 @@ class LineageHooks:
         """Write `provenance.json` beside what was saved, and tag the MLflow run with its version."""
         self._saved.add(dataset_name)
         version = self._version(dataset_name, "resolve_save_version")
-        run = self._context()
+        run = self._run
         if version is None or run is None:
             return
         path = self._provenance_path(dataset_name, version)
@@ -131,20 +131,19 @@ class LineageHooks:
         logger.warning("The run %s. %s. To go on: %s", how, self._finish(), command)
 
     def _finish(self) -> str:
-        """Log lineage.json, close the books and describe what was written."""
-        run, artifacts = self._context(), self._artifacts()
+        """Log lineage.json and describe what was written."""
+        run, artifacts = self._run, self._artifacts()
         if run is None:
             return "Nothing was written"
         lineage = {"kedro_session_id": run.kedro_session_id, "git_commit": run.git_commit, "artifacts": artifacts}
         self._with_mlflow(lambda client, run_id: client.log_dict(run_id, lineage, "lineage.json"))
-        RunContext.withdraw()
         tracked = f", MLflow run {run.mlflow_run_id}" if run.mlflow_run_id else ""
         written = ", ".join(artifacts) or "no versioned artifact"
         return f"Complete: {written} (version {run.kedro_session_id}{tracked})"
 
     def _artifacts(self) -> dict[str, dict[str, Any]]:
         """Provenance of what this run has saved, read from disk because worker processes may have written it."""
-        run, found = self._context(), {}
+        run, found = self._run, {}
         for name in (name for node in self._pipeline.nodes for name in node.outputs):
             version = self._version(name, "resolve_save_version") if run else None
             record = read_provenance(self._provenance_path(name, version)) if version else None
@@ -158,9 +157,6 @@ class LineageHooks:
     def _is_kept(self, name: str) -> bool:
         dataset = self._catalog.get(name) if self._catalog is not None else None
         return dataset is not None and not dataset._EPHEMERAL
-
-    def _context(self) -> RunContext | None:
-        return self._run or RunContext.inherited()
 
     def _version(self, name: str, resolve: str) -> str | None:
         """The version of a dataset; None when it has none, or nothing is there yet."""
@@ -190,7 +186,7 @@ class LineageHooks:
 
     def _with_mlflow(self, action: Callable[[mlflow.MlflowClient, str], Any]) -> None:
         """Do something with this run in MLflow; one warning per run if that fails, as results matter more than logs."""
-        run = self._context()
+        run = self._run
         if run is None or run.mlflow_run_id is None:
             return
         try:

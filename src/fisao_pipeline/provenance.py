@@ -20,7 +20,6 @@ from pydantic import BaseModel
 from fisao_pipeline import __version__
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy", "pandas", "kedro", "kedro-mlflow", "mlflow")
-_RUN_VARIABLE = "FISAO_PIPELINE_RUN"
 
 
 @dataclass(frozen=True)
@@ -40,21 +39,6 @@ class RunContext:
     tracking_uri: str | None = None
     git_commit: str | None = None
     git_dirty: bool | None = None
-
-    def publish(self) -> None:
-        """Hand the context to the worker processes of Kedro's ParallelRunner, which inherit nothing but this."""
-        os.environ[_RUN_VARIABLE] = json.dumps(asdict(self))
-
-    @classmethod
-    def inherited(cls) -> RunContext | None:
-        """The context published by this process or by the one that started it."""
-        text = os.environ.get(_RUN_VARIABLE)
-        return cls(**json.loads(text)) if text else None
-
-    @staticmethod
-    def withdraw() -> None:
-        """Forget the published context when its run is over."""
-        os.environ.pop(_RUN_VARIABLE, None)
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:

@@ -3,9 +3,8 @@
 import os
 import warnings
 
-# Libraries' remarks on each other, which a user of this project can do nothing about; before they are imported.
-for remark in ("register_new_resolver", ".*Add type hints to the `predict` method"):
-    warnings.filterwarnings("ignore", message=remark, category=UserWarning)
+# A library's remark on another, which a user of this project can do nothing about.
+warnings.filterwarnings("ignore", message="register_new_resolver", category=UserWarning)
 
 from fisao_pipeline.hooks import LineageHooks  # noqa: E402
 from fisao_pipeline.session import InterruptibleSession  # noqa: E402

@@ -179,7 +179,9 @@ def _leaves(data: Any, where: str) -> Iterator[tuple[str, Any]]:
 
 def _with_lists(table: Any) -> Any:
     """Turn the arrays that pandas makes of parquet lists back into the lists that were saved."""
-    for name in table.select_dtypes(include="object").columns:
+    import pandas as pd  # noqa: PLC0415 - slow to import, and reading the catalog shall not need it
+
+    for name in table.columns[[pd.api.types.is_object_dtype(dtype) for dtype in table.dtypes]]:
         table[name] = table[name].map(_as_list)
     return table
 
