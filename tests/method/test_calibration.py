@@ -197,6 +197,27 @@ class TestMixture:
         assert baseline.mixing_weight == pytest.approx(0.75, abs=1e-6)
         assert baseline.auroc == pytest.approx(1.0)
 
+    def test_refuses_one_heap(self) -> None:
+        # EM stops between the start's two halves of a heap with one mention far off it, 0.1 deviations apart.
+        heap, _ = planted(0, 0.5, 0.2, 0.2, 0.01, 40)
+        off = torch.cat([heap, torch.tensor([0.3])])
+        with pytest.raises(
+            CalibrationError, match=r"one heap, not two .*0\.\d\d standard deviations apart.*`annotated`"
+        ):
+            calibrate_mixture(off)
+        calibrate_mixture(off, min_separation=0.0)
+        # Far enough apart, but one of the components is a single mention.
+        generator = torch.Generator().manual_seed(2)
+        single = torch.cat([0.2 + 0.01 * torch.randn(30, generator=generator), torch.tensor([0.3])])
+        with pytest.raises(CalibrationError, match=r"one heap, not two \(components of 1 and 30 mentions"):
+            calibrate_mixture(single)
+
+    def test_separation_is_in_standard_deviations(self) -> None:
+        scores, _ = planted(3, 0.5, 0.31, 0.19, 0.03, 2000)  # planted 4 apart
+        calibrate_mixture(scores, min_separation=3.8)
+        with pytest.raises(CalibrationError, match="one heap"):
+            calibrate_mixture(scores, min_separation=4.2)
+
     def test_refuses(self) -> None:
         scores, _ = planted(0, 0.5, 0.32, 0.2, 0.03, 20)
         calibrate_mixture(scores)

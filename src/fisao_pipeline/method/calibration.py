@@ -129,11 +129,17 @@ def calibrate_annotated(scores: Float[Tensor, " m"], correct: Bool[Tensor, " m"]
 
 
 def calibrate_mixture(
-    scores: Float[Tensor, " m"], min_mentions: int = 20, max_steps: int = 500, tolerance: float = 1e-7
+    scores: Float[Tensor, " m"],
+    min_mentions: int = 20,
+    max_steps: int = 500,
+    tolerance: float = 1e-7,
+    min_separation: float = 1.0,
 ) -> Baseline:
     """Baselines without any label: two normal components with one variance, fitted by EM to the mentions' scores.
 
-    Started from the terciles; the upper component is taken for the correct mentions.
+    Started from the terciles; the upper component is taken for the correct mentions. EM fits two components to any
+    scores, so components closer than ``min_separation`` standard deviations (at 1 their AUROC is 0.76) are refused:
+    rewards are divided by the distance of the means. Components further apart are no proof that there are two.
 
     Raises:
         CalibrationError: If there are fewer than ``min_mentions`` scores, one is not finite, or they do not fall apart
@@ -163,13 +169,15 @@ def calibrate_mixture(
         if variance <= 1e-12 or likelihood - previous < tolerance:
             break
         previous = likelihood
-    if min(weight, 1 - weight) * len(scores) < 1:
-        raise CalibrationError(
-            "calibration `mixture`: the scores form one heap, not two; use `annotated` or `fixed`, or more mentions"
-        )
     std = math.sqrt(max(variance, 1e-12))
     count = round(weight * len(scores))
     separation = (high - low) / std
+    if separation < min_separation or min(weight, 1 - weight) * len(scores) < 2:
+        raise CalibrationError(
+            "calibration `mixture`: the scores form one heap, not two (components of "
+            f"{count} and {len(scores) - count} mentions, {separation:.2f} standard deviations apart); set "
+            "reward_annotation.calibration to `annotated` or `fixed`, or sample more mentions"
+        )
     return Baseline(
         mode="mixture",
         correct=ClassScores(high, std, count),
