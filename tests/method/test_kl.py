@@ -125,3 +125,5 @@ def test_adapted_kl_coef_refuses(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"adapted_kl_coef: .*{next(iter(wrong))}"):
         adapted_kl_coef(0.1, **arguments)
     assert adapted_kl_coef(0.1, 0.0, 6.0, 100.0, 499.0) > 0
+    assert adapted_kl_coef(0.1, 0.0, 6.0, 100.0, 0.0) == 0.1
+    assert adapted_kl_coef(0.1, 0.5, 0.5, 0.5, 0.5) == 0.1

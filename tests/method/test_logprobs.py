@@ -101,6 +101,9 @@ def test_any_leading_shape() -> None:
     answer = token_logprobs(logits, ids)
     assert answer.shape == (2, 3)
     torch.testing.assert_close(answer[1, 2], logits[1, 2].log_softmax(-1)[0], rtol=1e-5, atol=1e-6)
+    suppressed = sampling_logits(logits, 1.0, torch.tensor([4]))
+    assert (suppressed[..., 4] == -math.inf).all()
+    assert torch.equal(suppressed[..., :4], logits[..., :4])
 
 
 @given(
@@ -145,6 +148,8 @@ def test_projection_follows_the_order_of_its_rows(seed: int) -> None:
     hidden, weight, bias, ids = example(seed)
     order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
     straight = projected_token_logprobs(hidden, weight, bias, ids, chunk_tokens=4)
+    plain = (hidden @ weight.T + bias).log_softmax(dim=-1)[torch.arange(len(ids)), ids]
+    torch.testing.assert_close(straight, plain, rtol=1e-5, atol=1e-5)  # the default temperature is 1
     torch.testing.assert_close(
         projected_token_logprobs(hidden[order], weight, bias, ids[order], chunk_tokens=4),
         straight[order],
@@ -182,5 +187,5 @@ def test_refuses_a_temperature_that_is_not_positive(temperature: float) -> None:
 def test_refuses_ids_that_do_not_match() -> None:
     with pytest.raises((ValueError, TypeError), match="token_ids"):
         token_logprobs(torch.zeros(2, 3, 5), torch.zeros(2, 1, dtype=torch.long))
-    with pytest.raises((ValueError, TypeError), match="token_ids"):
+    with pytest.raises((ValueError, TypeError), match=r"^projected_token_logprobs: .*token_ids|parameter 'token_ids'"):
         projected_token_logprobs(torch.zeros(4, 2), torch.zeros(5, 2), None, torch.zeros(3, dtype=torch.long))

@@ -216,6 +216,12 @@ class TestValueLoss:
         torch.testing.assert_close(soiled.grad, clean.grad, rtol=0, atol=0)
         assert (soiled.grad[~batch.mask] == 0).all()
 
+    def test_a_masked_target_that_is_nan_leaves_the_gradient_of_sound_values_alone(self) -> None:
+        values = torch.tensor([[1.0, 0.0]], requires_grad=True)
+        returns, mask = torch.tensor([[0.5, float("nan")]]), torch.tensor([[True, False]])
+        clipped_value_loss(values, values.detach().clone(), returns, mask, 0.2).backward()
+        assert values.grad.tolist() == [[0.5, 0.0]]
+
     @given(batch=batches())
     @few
     def test_order_of_the_batch_is_of_no_account(self, batch: Batch) -> None:
