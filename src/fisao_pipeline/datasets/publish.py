@@ -133,10 +133,11 @@ def _sync(path: Path) -> None:
     if not path.is_dir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-        return
-    for child in path.iterdir():
-        _sync(child)
-    _sync_folder(path)
+    elif hasattr(os, "sync"):
+        os.sync()  # one flush of everything: thousands of pictures flushed one by one take minutes
+    else:
+        for child in path.iterdir():
+            _sync(child)
 
 
 def _sync_folder(folder: Path) -> None:

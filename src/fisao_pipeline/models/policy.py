@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,74 +14,18 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
     PreTrainedModel,
     ProcessorMixin,
-    StoppingCriteria,
-    StoppingCriteriaList,
 )
 
-from fisao_pipeline.method.logprobs import projected_token_logprobs, sampling_logits
+from fisao_pipeline.method.logprobs import projected_token_logprobs
+from fisao_pipeline.models.decoding import Completions, Decoding, draw_completions
 from fisao_pipeline.models.loading import load_pretrained
 from fisao_pipeline.models.lora import attach_lora
 from fisao_pipeline.models.prompts import ImageOpener, PromptBatch, PromptEncoder
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.models.value_head import ValueHead
 from fisao_pipeline.params import LoraParams
-
-
-@dataclass(frozen=True)
-class Completions:
-    """Sampled completions, padded on the right.
-
-    Attributes:
-        ids: Token ids, [b, t]; the end token included where one was sampled.
-        mask: True on sampled tokens, [b, t].
-        logprobs: log π(y_t) in nats under the sampling distribution, [b, t], zero off the mask.
-    """
-
-    ids: Int[Tensor, "b t"]
-    mask: Bool[Tensor, "b t"]
-    logprobs: Float[Tensor, "b t"]
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How completions are drawn: ``temperature`` 0 is greedy; no top-k or top-p, so that logprobs are exact."""
-
-    temperature: float
-    max_new_tokens: int
-
-
-class _SamplingLogits(LogitsProcessor):
-    """Applies ``method.logprobs.sampling_logits`` inside ``generate`` and remembers the last step's distribution."""
-
-    def __init__(self, temperature: float, suppressed_ids: Tensor):
-        self.temperature, self.suppressed_ids = temperature, suppressed_ids
-        self.last: Tensor | None = None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.last = sampling_logits(scores, self.temperature, self.suppressed_ids)
-        return self.last
-
-
-class _LogprobRecorder(StoppingCriteria):
-    """Reads each sampled token's logprob right after it was drawn; never stops anything.
-
-    ``output_scores`` would keep [steps, batch, vocabulary] for the same numbers.
-    """
-
-    def __init__(self, distribution: _SamplingLogits):
-        self.distribution = distribution
-        self.steps: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Tensor:
-        logits = self.distribution.last
-        chosen = logits.gather(-1, input_ids[:, -1:]).squeeze(-1)
-        self.steps.append(chosen - logits.logsumexp(dim=-1))
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
 class Policy:
@@ -141,34 +84,20 @@ class Policy:
         return self.encode(prompts, image_ids, open_image)
 
     @torch.no_grad()
-    def sample(self, batch: PromptBatch, decoding: Decoding, reference: bool = False) -> Completions:
-        """Draw one completion per row of the batch, with torch's global random state."""
-        tokenizer = self.tokenizer
-        greedy = decoding.temperature == 0
-        distribution = _SamplingLogits(1.0 if greedy else decoding.temperature, self.suppressed_ids)
-        recorder = _LogprobRecorder(distribution)
-        config = GenerationConfig(
-            do_sample=not greedy,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            num_beams=1,
-            repetition_penalty=1.0,
-            max_new_tokens=decoding.max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    def sample(
+        self, batch: PromptBatch, decoding: Decoding, completions_per_prompt: int = 1, reference: bool = False
+    ) -> Completions:
+        """Draw completions, those of a prompt adjacent, with torch's global random state; see ``models.decoding``."""
         with self._adapter(off=reference):
-            sequences = self.model.generate(
-                **batch.model_inputs(),
-                generation_config=config,
-                logits_processor=LogitsProcessorList([distribution]),
-                stopping_criteria=StoppingCriteriaList([recorder]),
+            return draw_completions(
+                self.backbone,
+                batch.model_inputs(),
+                decoding,
+                completions_per_prompt,
+                self.suppressed_ids,
+                self.tokenizer.eos_token_id,
+                self.tokenizer.pad_token_id,
             )
-        ids = sequences[:, batch.input_ids.shape[1] :]
-        mask = completion_mask(ids, tokenizer.eos_token_id)
-        logprobs = torch.where(mask, torch.stack(recorder.steps, dim=1), 0.0)
-        return Completions(ids, mask, logprobs)
 
     def score(
         self,
@@ -233,12 +162,6 @@ class Policy:
         if off and isinstance(self.model, PeftModel):
             return self.model.disable_adapter()
         return nullcontext()
-
-
-def completion_mask(ids: Int[Tensor, "b t"], eos_id: int) -> Bool[Tensor, "b t"]:
-    """True up to and including the first end token, [b, t]."""
-    ended = (ids == eos_id).int().cumsum(dim=1)
-    return (ended - (ids == eos_id).int()) == 0
 
 
 def decode_with_offsets(tokenizer, token_ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:

@@ -42,10 +42,6 @@ class PromptBatch:
             self.input_ids[rows][:, first:], mask[:, first:], tuple(self.image_features[i] for i in index)
         )
 
-    def repeat(self, times: int) -> PromptBatch:
-        """Every row ``times`` times, copies adjacent."""
-        return self.rows([row for row in range(len(self)) for _ in range(times)])
-
     def model_inputs(self) -> dict:
         """Keyword arguments for ``forward`` and ``generate``: the vision tower is not run again."""
         encoded = {"image": BaseModelOutputWithPooling(pooler_output=list(self.image_features))}

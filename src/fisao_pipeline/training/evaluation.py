@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from fisao_pipeline.models.policy import Decoding, Policy
+from fisao_pipeline.models.decoding import Decoding
+from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import BenchmarkEvaluationParams
 from fisao_pipeline.training.sampling import sample_responses

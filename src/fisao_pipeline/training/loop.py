@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 
 from fisao_pipeline.method.kl import adapted_kl_coef
 from fisao_pipeline.method.object_spans import ObjectVocabulary
-from fisao_pipeline.models.policy import Decoding, Policy
+from fisao_pipeline.models.decoding import Decoding
+from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.verifier import Verifier
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams

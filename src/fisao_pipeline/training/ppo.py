@@ -216,8 +216,8 @@ def _check_sampler(rollouts: RolloutBatch, old_logprobs: Tensor, tolerance: floa
     gap = torch.where(rollouts.completion_mask, old_logprobs - rollouts.sampled_logprobs, 0.0).abs().max()
     if gap > tolerance:
         logger.warning(
-            "The sampler's logprobs differ from the trainer's by up to %.4f nats (tolerance %.4f): either the responses "
-            "come from another policy or the two compute in different precision.",
+            "The sampler's logprobs differ from the trainer's by up to %.4f nats (tolerance %.4f): the responses either "
+            "come from another policy, or the two compute in different precision.",
             float(gap),
             tolerance,
         )

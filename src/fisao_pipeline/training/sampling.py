@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from fisao_pipeline.models.policy import Completions, Decoding, Policy
+from fisao_pipeline.models.decoding import Completions, Decoding
+from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import ResponseSamplingParams
 
@@ -75,7 +76,7 @@ def sample_responses(
             torch.manual_seed(seed * 1_000_003 + number)
             part = prompts.loc[order[chosen.start : chosen.stop]]
             batch = policy.encode(part["prompt"].tolist(), part["image_id"].tolist(), open_image)
-            completions = policy.sample(batch.repeat(responses_per_prompt), decoding, reference)
+            completions = policy.sample(batch, decoding, responses_per_prompt, reference)
             rows += response_rows(policy, part, completions, responses_per_prompt)
             progress.update(len(part) * responses_per_prompt)
     table = pd.DataFrame(rows, columns=RESPONSE_COLUMNS)

@@ -18,7 +18,8 @@ def sample_policy_responses(
     params: ResponseSamplingParams,
 ) -> pd.DataFrame:
     """K responses of the untrained policy to the calibration prompts and to the first PPO round's training prompts."""
-    from fisao_pipeline.models.policy import Decoding, Policy  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.models.decoding import Decoding  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.models.policy import Policy  # noqa: PLC0415
     from fisao_pipeline.training.sampling import sample_responses, stage_prompts  # noqa: PLC0415
 
     return sample_responses(

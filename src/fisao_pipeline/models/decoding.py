@@ -1,0 +1,104 @@
+"""Drawing completions: one prefill per prompt for all its completions, finished rows retired, exact logprobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from fisao_pipeline.method.logprobs import sampling_logits
+
+
+@dataclass(frozen=True)
+class Completions:
+    """Sampled completions, padded on the right.
+
+    Attributes:
+        ids: Token ids, [b, t]; the end token included where one was sampled.
+        mask: True on sampled tokens, [b, t].
+        logprobs: log π(y_t) in nats under the sampling distribution, [b, t], zero off the mask.
+    """
+
+    ids: Int[Tensor, "b t"]
+    mask: Bool[Tensor, "b t"]
+    logprobs: Float[Tensor, "b t"]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How completions are drawn: ``temperature`` 0 is greedy; no top-k or top-p, so that logprobs are exact."""
+
+    temperature: float
+    max_new_tokens: int
+
+
+def draw_completions(
+    model: PreTrainedModel,
+    inputs: dict[str, Any],
+    decoding: Decoding,
+    completions_per_prompt: int,
+    suppressed_ids: Int[Tensor, " s"],
+    eos_id: int,
+    pad_id: int,
+) -> Completions:
+    """Draw completions of left-padded prompts, those of a prompt adjacent.
+
+    ``generate`` runs the prompt once per completion, and most of a vision-language prompt is image tokens; here it runs
+    once and its key-value cache is shared out. Rows that have ended leave the batch when they are a quarter of it.
+
+    Args:
+        model: A model whose ``forward`` takes ``inputs`` and a cache.
+        inputs: Arguments of the prefill, with ``attention_mask`` [n, p].
+        decoding: Temperature and longest completion.
+        completions_per_prompt: K.
+        suppressed_ids: Tokens that are never drawn.
+        eos_id: Ends a completion.
+        pad_id: Fills up ended ones.
+
+    Returns:
+        n · K completions.
+    """
+    prefill = model(**inputs, use_cache=True, logits_to_keep=1)
+    cache = prefill.past_key_values
+    cache.batch_repeat_interleave(completions_per_prompt)
+    logits = prefill.logits[:, -1].repeat_interleave(completions_per_prompt, dim=0)
+    attention = inputs["attention_mask"].repeat_interleave(completions_per_prompt, dim=0)
+    shape = (logits.shape[0], decoding.max_new_tokens)
+    ids = torch.full(shape, pad_id, device=logits.device)
+    mask = torch.zeros(shape, dtype=torch.bool, device=logits.device)
+    logprobs = torch.zeros(shape, device=logits.device)
+    # Row of the result that each row of the shrinking batch belongs to, and whether it still goes on.
+    rows = torch.arange(shape[0], device=logits.device)
+    alive = torch.ones_like(rows, dtype=torch.bool)
+    for step in range(decoding.max_new_tokens):
+        tokens, drawn = _draw(logits, decoding.temperature, suppressed_ids)
+        tokens = torch.where(alive, tokens, pad_id)
+        ids[rows, step] = tokens
+        mask[rows, step] = alive
+        logprobs[rows, step] = torch.where(alive, drawn, 0.0)
+        alive = alive & (tokens != eos_id)
+        count = int(alive.sum())
+        if count == 0 or step + 1 == decoding.max_new_tokens:
+            break
+        attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
+        if count <= 0.75 * len(rows):
+            cache.batch_select_indices(alive.nonzero().squeeze(-1))
+            rows, tokens, attention, alive = rows[alive], tokens[alive], attention[alive], alive[alive]
+        output = model(input_ids=tokens[:, None], attention_mask=attention, past_key_values=cache, use_cache=True)
+        cache, logits = output.past_key_values, output.logits[:, -1]
+    return Completions(ids[:, : step + 1], mask[:, : step + 1], logprobs[:, : step + 1])
+
+
+def _draw(logits: Tensor, temperature: float, suppressed_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw one token a row, and its log-probability under the distribution it was drawn from."""
+    scaled = sampling_logits(logits, temperature if temperature > 0 else 1.0, suppressed_ids)
+    logprobs = scaled.log_softmax(dim=-1)
+    if temperature > 0:
+        tokens = torch.multinomial(logprobs.exp(), 1)
+    else:
+        tokens = scaled.argmax(dim=-1, keepdim=True)
+    return tokens.squeeze(-1), logprobs.gather(-1, tokens).squeeze(-1)
