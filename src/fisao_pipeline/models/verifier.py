@@ -72,7 +72,7 @@ class Verifier:
         limit = self.model.config.text_config.max_position_embeddings
         for batch in self._batches(texts, self._texts):
             encoded = tokenizer(batch, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-            self.truncated_texts += sum(len(ids) > limit for ids in tokenizer(batch)["input_ids"])
+            self.truncated_texts += sum(len(ids) > limit for ids in tokenizer(batch, verbose=False)["input_ids"])
             embedded = self.model.get_text_features(**encoded.to(self.model.device)).pooler_output
             self._texts.update(zip(batch, embedded.float().cpu(), strict=True))
 

@@ -185,9 +185,9 @@ def calibrate(
             f"reward_annotation: none of the {len(chosen)} calibration responses names an object of the vocabulary "
             f"{params.vocabulary!r}; use another vocabulary (reward_annotation.vocabulary) or calibration `fixed`"
         )
-    scores = torch.tensor(own["score"].to_numpy())
-    labelled = own["label"].notna().to_numpy()
-    correct = torch.tensor((own["label"] == "correct").fillna(False).to_numpy(dtype=bool))
+    scores = torch.tensor(own["score"].tolist(), dtype=torch.float64)
+    labelled = torch.tensor(own["label"].notna().tolist())
+    correct = torch.tensor(own["label"].eq("correct").fillna(False).tolist())
     if params.calibration == "annotated":
         baseline = calibrate_annotated(scores[labelled], correct[labelled], params.min_mentions)
     else:
@@ -224,9 +224,9 @@ def reward_table(
         totals = sentence_rewards(scores.double(), baseline.sentence_mean, baseline.sentence_std)
         rewards = [place_on_tokens(r[None], [(n - 1, n)], n).tolist() for r, n in zip(totals, lengths, strict=True)]
         return pd.DataFrame({"response_id": responses["response_id"], "token_rewards": rewards})
-    scores = torch.tensor(mentions["score"].to_numpy(dtype="float64"))
+    scores = torch.tensor(mentions["score"].tolist(), dtype=torch.float64)
     paid = mention_rewards(scores, baseline.mentions, params.rule, params.margin, params.false_mention_cost)
-    paid = charge_repeats(paid, torch.tensor(mentions["repeated"].to_numpy(dtype=bool)), params.repeat_penalty)
+    paid = charge_repeats(paid, torch.tensor(mentions["repeated"].tolist(), dtype=torch.bool), params.repeat_penalty)
     of_response: dict[str, list[int]] = {}
     for row, response_id in enumerate(mentions["response_id"]):
         of_response.setdefault(response_id, []).append(row)
