@@ -211,6 +211,8 @@ class TestMixture:
         single = torch.cat([0.2 + 0.01 * torch.randn(30, generator=generator), torch.tensor([0.3])])
         with pytest.raises(CalibrationError, match=r"one heap, not two \(components of 1 and 30 mentions"):
             calibrate_mixture(single)
+        with pytest.raises(CalibrationError, match=r"one heap, not two \(components of 30 and 1 mentions"):
+            calibrate_mixture(-single)
 
     def test_separation_is_in_standard_deviations(self) -> None:
         scores, _ = planted(3, 0.5, 0.31, 0.19, 0.03, 2000)  # planted 4 apart
