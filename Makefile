@@ -1,0 +1,85 @@
+# `make help` lists the targets. All work from any folder: `make -C path/to/fisao-pipeline test`.
+
+# The first of these that is Python 3.11 or 3.12; another one: `make setup PYTHON=/path/to/python`.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+    $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$python && break; \
+    done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+KEDRO := $(BIN)/kedro
+CONSTRAINTS := .ci/constraints.txt
+# Exactly one torch, installed before all else: pip resolving a range may fetch CUDA packages that are then replaced.
+TORCH := $(shell grep '^torch==' $(CONSTRAINTS))
+
+# Stamps, so that nothing is installed again before pyproject.toml or the constraints change.
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+# The last file that rendering the pocket pictures writes.
+SCENES := data/01_raw/pocket_scenes/prompts.jsonl
+
+# No usage statistics to anybody, from any library.
+export DO_NOT_TRACK ?= true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev scenes run test test-slow test-gpu lint seeds viz mlflow constraints clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) $(TORCH)
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable .
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
+	@touch $@
+
+$(SCENES): | $(INSTALLED)
+	$(KEDRO) run --pipelines=pocket_world --tags=scenes
+
+setup: $(INSTALLED) ## Make .venv and install the project with pinned dependencies
+
+setup-dev: $(INSTALLED_DEV) ## The same, with what tests and lint need
+
+scenes: $(SCENES) ## Render the pocket pictures, once
+
+run: setup scenes ## Train on the pocket models, evaluate, print base against aligned
+	$(KEDRO) run --pipelines=train
+	$(KEDRO) run --pipelines=benchmark_evaluation
+	@$(BIN)/python -m fisao_pipeline.show
+
+test: setup-dev scenes ## Run the default tests
+	$(BIN)/python -m pytest
+
+test-slow: setup-dev scenes ## Run the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: setup-dev scenes ## Run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+lint: setup-dev ## Check style, types and the direction of imports
+	$(BIN)/ruff check src tests notebooks
+	$(BIN)/ruff format --check src tests notebooks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+seeds: setup scenes ## Run the whole method once per seed and print the means
+	$(KEDRO) run --pipelines=image_ingestion,seed_study
+
+viz: setup ## Open the pipelines and their artifacts in Kedro-Viz
+	$(KEDRO) viz run
+
+mlflow: setup ## Open the recorded runs in MLflow
+	$(KEDRO) mlflow ui
+
+constraints: ## Write .ci/constraints.txt anew from the ranges in pyproject.toml
+	.ci/refresh_constraints "$(PYTHON)"
+
+clean: ## Remove .venv and caches; data/ is left alone
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .viz build src/*.egg-info
+	find src tests notebooks -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +

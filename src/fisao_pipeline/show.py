@@ -1,0 +1,53 @@
+"""What the latest evaluation found: `python -m fisao_pipeline.show` prints base against aligned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fisao_pipeline.benchmarks.comparison import format_table
+
+NEXT_STEPS = """
+Runs, parameters and metrics:  kedro mlflow ui   then http://127.0.0.1:5000
+Pipelines and artifacts:       kedro viz run     then http://127.0.0.1:4141
+(after `source .venv/bin/activate`; or `make mlflow` and `make viz`)"""
+
+
+def latest_comparison(project: Path, env: str | None = None) -> dict[str, Any]:
+    """Load the newest `comparison` of a Kedro project.
+
+    Raises:
+        DatasetError: If there is none yet.
+    """
+    from kedro.framework.session import KedroSession  # noqa: PLC0415 - slow to import
+    from kedro.framework.startup import bootstrap_project  # noqa: PLC0415
+
+    bootstrap_project(project)
+    with KedroSession.create(project_path=project, env=env) as session:
+        return session.load_context().catalog.load("comparison")
+
+
+@click.command()
+@click.option("--env", default=None, help="The Kedro environment whose catalog names the comparison.")
+def main(env: str | None) -> None:
+    """Print the latest comparison of base and aligned model."""
+    from kedro.io import DatasetError  # noqa: PLC0415
+    from kedro.utils import find_kedro_project  # noqa: PLC0415
+
+    project = find_kedro_project(Path.cwd())
+    if project is None:
+        raise click.ClickException("This is no Kedro project: run it in the project's folder.")
+    try:
+        comparison = latest_comparison(project, env)
+    except DatasetError as error:
+        raise click.ClickException(
+            f"There is no comparison yet: `kedro run --pipelines=benchmark_evaluation` makes one. ({error})"
+        ) from error
+    click.echo(format_table(comparison))
+    click.echo(NEXT_STEPS)
+
+
+if __name__ == "__main__":
+    main()
