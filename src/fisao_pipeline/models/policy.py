@@ -155,7 +155,8 @@ class Policy:
         config = self.model.peft_config["default"].to_dict()
         config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
         config["inference_mode"] = True
-        state = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(self.model).items()}
+        # Cloned: on the CPU the tensors would be the live ones, and training on would change an adapter that was kept.
+        state = {k: v.detach().cpu().clone() for k, v in get_peft_model_state_dict(self.model).items()}
         return config, state
 
     def _adapter(self, off: bool):

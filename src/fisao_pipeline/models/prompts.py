@@ -120,7 +120,7 @@ class PromptEncoder:
 
     @torch.no_grad()
     def _encode(self, pairs: list[tuple[str, str]], open_image: ImageOpener) -> dict[str, Tensor]:
-        images = {image_id: open_image(image_id) for image_id, _ in pairs}
+        images = {image_id: open_image(image_id) for image_id in dict.fromkeys(image_id for image_id, _ in pairs)}
         encoded = self.processor(
             text=[self.chat_text(prompt) for _, prompt in pairs],
             images=[images[image_id] for image_id, _ in pairs],

@@ -122,7 +122,7 @@ def train_vlm(verifier: CLIPModel, params: PocketVLMParams) -> tuple[LlavaForCon
             projected = tower.multi_modal_projector(features[chosen])
             encoded = {"image": BaseModelOutputWithPooling(pooler_output=list(projected))}
             logits = model(input_ids=ids, attention_mask=mask, mm_encoder_outputs=encoded).logits
-            loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+            loss = _answer_loss(logits[:, :-1], labels[:, 1:])
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -130,6 +130,12 @@ def train_vlm(verifier: CLIPModel, params: PocketVLMParams) -> tuple[LlavaForCon
             schedule.step()
             progress.set_postfix(loss=f"{loss.item():.3f}")
     return model.eval(), processor
+
+
+def _answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over examples of each answer's mean loss: "Yes." weighs as much as a caption of thirty tokens."""
+    losses = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none")
+    return (losses.sum(dim=1) / (labels != -100).sum(dim=1)).mean()
 
 
 def _tower_features(tower: torch.nn.Module, pixels: Tensor) -> Tensor:
