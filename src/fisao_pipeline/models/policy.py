@@ -145,7 +145,7 @@ class Policy:
         return texts, offsets
 
     def adapter_state(self) -> tuple[dict, dict[str, Tensor]]:
-        """Configuration and weights of the adapter in PEFT's own format, on the CPU.
+        """A copy of the adapter in PEFT's own format, configuration and weights, on the CPU.
 
         Raises:
             TypeError: If the policy has no adapter.
