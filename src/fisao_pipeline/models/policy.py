@@ -22,7 +22,8 @@ from fisao_pipeline.method.logprobs import projected_token_logprobs
 from fisao_pipeline.models.decoding import Completions, Decoding, draw_completions
 from fisao_pipeline.models.loading import load_pretrained
 from fisao_pipeline.models.lora import attach_lora
-from fisao_pipeline.models.prompts import ImageOpener, PromptBatch, PromptEncoder
+from fisao_pipeline.models.packing import pack_completions
+from fisao_pipeline.models.prompts import PromptBatch, PromptEncoder
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.models.value_head import ValueHead
 from fisao_pipeline.params import LoraParams
@@ -79,10 +80,6 @@ class Policy:
         hidden = self.backbone.config.get_text_config().hidden_size
         self.value_head = ValueHead(hidden).to(self.device)
 
-    def prompts(self, prompts: Sequence[str], image_ids: Sequence[str], open_image: ImageOpener) -> PromptBatch:
-        """Encode prompts about images; see ``PromptEncoder``."""
-        return self.encode(prompts, image_ids, open_image)
-
     @torch.no_grad()
     def sample(
         self, batch: PromptBatch, decoding: Decoding, completions_per_prompt: int = 1, reference: bool = False
@@ -106,20 +103,26 @@ class Policy:
         completion_mask: Bool[Tensor, "b t"],
         temperature: float,
         reference: bool = False,
+        prompt_of_row: Sequence[int] | None = None,
     ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
         """Log-probabilities (nats) and values of given completions, both zero off the mask.
 
         Only hidden states of completion tokens are projected to the vocabulary. Values are zero without a value head
         and for the reference.
+
+        Args:
+            batch: Prompts.
+            completion_ids: Completions, padded on the right.
+            completion_mask: True on tokens.
+            temperature: The one they were sampled with.
+            reference: Whether to score under the reference policy.
+            prompt_of_row: For each completion the row of its prompt, whose computation they share; None means one
+                prompt each, in order.
         """
-        inputs = batch.model_inputs()
-        inputs["input_ids"] = torch.cat([batch.input_ids, completion_ids], dim=1)
-        inputs["attention_mask"] = torch.cat([batch.attention_mask, completion_mask], dim=1).long()
+        inputs, predictor = self._scoring_inputs(batch, completion_ids, completion_mask, prompt_of_row)
         with self._adapter(off=reference):
             states = self.backbone.base_model(**inputs, use_cache=False).last_hidden_state
-        # The state at position p predicts the token at p + 1.
-        first = batch.input_ids.shape[1] - 1
-        hidden = states[:, first : first + completion_ids.shape[1]][completion_mask]
+        hidden = states.flatten(0, 1)[predictor[completion_mask]]
         head = self.backbone.get_output_embeddings()
         counted = projected_token_logprobs(
             hidden,
@@ -134,6 +137,23 @@ class Policy:
         if self.value_head is not None and not reference:
             values = values.masked_scatter(completion_mask, self.value_head(hidden))
         return logprobs, values
+
+    def _scoring_inputs(
+        self, batch: PromptBatch, ids: Tensor, mask: Tensor, prompt_of_row: Sequence[int] | None
+    ) -> tuple[dict, Int[Tensor, "b t"]]:
+        """Arguments of the forward pass, and for each completion token the flat place of the state that predicts it."""
+        inputs = batch.model_inputs()
+        if prompt_of_row is not None:
+            packed = pack_completions(batch.input_ids, batch.attention_mask, ids, mask, prompt_of_row)
+            inputs["input_ids"] = packed.input_ids
+            inputs["position_ids"] = packed.position_ids
+            inputs["attention_mask"] = packed.attention_mask
+            return inputs, packed.predictor
+        inputs["input_ids"] = torch.cat([batch.input_ids, ids], dim=1)
+        inputs["attention_mask"] = torch.cat([batch.attention_mask, mask], dim=1).long()
+        rows, steps = torch.arange(len(ids), device=ids.device), torch.arange(ids.shape[1], device=ids.device)
+        # The state at position p predicts the token at p + 1.
+        return inputs, rows[:, None] * inputs["input_ids"].shape[1] + batch.input_ids.shape[1] - 1 + steps
 
     def decode(self, ids: Tensor, mask: Tensor) -> tuple[list[str], list[list[tuple[int, int]]]]:
         """Texts of completions and, per token, its character span in that text (end exclusive)."""

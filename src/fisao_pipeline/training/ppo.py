@@ -60,14 +60,12 @@ def score_rollouts(
     logprobs differ by more than ``params.logprob_tolerance`` is reported.
     """
     old, ref, values = (torch.zeros_like(rollouts.sampled_logprobs) for _ in range(3))
-    for chosen in batched(len(rollouts), params.micro_batch_size):
-        part = rollouts.rows(chosen)
+    for rows in micro_batches(rollouts, rollouts.groups, params.micro_batch_size):
+        part = rollouts.rows(rows)
+        old_part, values_part = score_part(policy, part, open_image, temperature)
+        ref_part, _ = score_part(policy, part, open_image, temperature, reference=True)
         width = part.completion_ids.shape[1]
-        prompts = policy.encode(part.prompts, part.image_ids, open_image)
-        completion = (prompts, part.completion_ids, part.completion_mask, temperature)
-        rows = slice(chosen.start, chosen.stop)
-        old[rows, :width], values[rows, :width] = policy.score(*completion)
-        ref[rows, :width], _ = policy.score(*completion, reference=True)
+        old[rows, :width], values[rows, :width], ref[rows, :width] = old_part, values_part, ref_part
     mask = rollouts.completion_mask
     _check_sampler(rollouts, old, params.logprob_tolerance)
     rewards = penalised_rewards(rollouts.token_rewards, old, ref, mask, kl_coef)
@@ -100,21 +98,21 @@ def ppo_round(
         grad_norm; updates (steps taken) and stopped_early (0 or 1).
     """
     rng = random.Random(seed)
-    count = len(scored.rollouts)
+    groups = scored.rollouts.groups
+    per_step = max(1, params.batch_size * len(groups) // len(scored.rollouts))
     steps: list[dict[str, float]] = []
     stopped = False
-    progress = tqdm(total=params.epochs * count, desc="updating", unit="response", leave=False)
+    progress = tqdm(total=params.epochs * len(scored.rollouts), desc="updating", unit="response", leave=False)
     with progress:
         for _ in range(params.epochs):
-            order = rng.sample(range(count), count)
-            for chosen in batched(count, params.batch_size):
-                step = _update(
-                    policy, optimizer, scored, order[chosen.start : chosen.stop], open_image, temperature, params
-                )
+            order = rng.sample(groups, len(groups))
+            for chosen in batched(len(order), per_step):
+                part = order[chosen.start : chosen.stop]
+                step = _update(policy, optimizer, scored, part, open_image, temperature, params)
                 steps.append(step)
                 if log_update is not None:
                     log_update(step)
-                progress.update(len(chosen))
+                progress.update(sum(map(len, part)))
                 progress.set_postfix(loss=f"{step['policy_loss']:.3f}", kl=f"{step['approx_kl']:.4f}")
                 if params.max_round_kl_nats is not None and step["approx_kl"] > params.max_round_kl_nats:
                     stopped = True
@@ -129,19 +127,15 @@ def _update(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
     scored: ScoredRollouts,
-    rows: list[int],
+    groups: list[range],
     open_image: ImageOpener,
     temperature: float,
     params: PPOParams,
 ) -> dict[str, float]:
-    total = int(scored.rollouts.completion_mask[rows].sum())
-    # Micro-batches of similar length waste less on padding; their losses are weighed by tokens, so order is free.
-    lengths = scored.rollouts.completion_mask.sum(dim=1).tolist()
-    rows = sorted(rows, key=lambda row: lengths[row])
+    total = int(scored.rollouts.completion_mask[[row for group in groups for row in group]].sum())
     sums: dict[str, float] = {}
     optimizer.zero_grad()
-    for chosen in batched(len(rows), params.micro_batch_size):
-        part = rows[chosen.start : chosen.stop]
+    for part in micro_batches(scored.rollouts, groups, params.micro_batch_size):
         tokens = int(scored.rollouts.completion_mask[part].sum())
         loss, numbers = _micro_batch_loss(policy, scored, part, open_image, temperature, params)
         (loss * tokens / total).backward()
@@ -168,8 +162,7 @@ def _micro_batch_loss(
     part = scored.rollouts.rows(rows)
     width = part.completion_ids.shape[1]
     mask = part.completion_mask
-    prompts = policy.encode(part.prompts, part.image_ids, open_image)
-    logprobs, values = policy.score(prompts, part.completion_ids, mask, temperature)
+    logprobs, values = score_part(policy, part, open_image, temperature)
     old, advantages, returns, old_values = (
         x[rows][:, :width] for x in (scored.old_logprobs, scored.advantages, scored.returns, scored.old_values)
     )
@@ -185,6 +178,29 @@ def _micro_batch_loss(
         "approx_kl": float(policy_loss.approx_kl),
         "ratio_mean": float(policy_loss.ratio_mean),
     }
+
+
+def micro_batches(rollouts: RolloutBatch, groups: list[range], size: int) -> list[list[int]]:
+    """Rows of whole groups, about ``size`` at a time, groups of similar length together: less is padding then."""
+    lengths = rollouts.completion_mask.sum(dim=1).tolist()
+    ordered = sorted(groups, key=lambda group: sum(lengths[row] for row in group))
+    batches: list[list[int]] = []
+    for group in ordered:
+        if not batches or len(batches[-1]) + len(group) > size:
+            batches.append([])
+        batches[-1] += group
+    return batches
+
+
+def score_part(
+    policy: Policy, part: RolloutBatch, open_image: ImageOpener, temperature: float, reference: bool = False
+) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
+    """Logprobs and values of some rollouts; those of one prompt share its computation."""
+    texts, image_ids, prompt_of_row = part.unique_prompts()
+    prompts = policy.encode(texts, image_ids, open_image)
+    return policy.score(
+        prompts, part.completion_ids, part.completion_mask, temperature, reference, prompt_of_row=prompt_of_row
+    )
 
 
 def rollout_numbers(scored: ScoredRollouts, kl_coef: float) -> dict[str, float]:
@@ -216,7 +232,7 @@ def _check_sampler(rollouts: RolloutBatch, old_logprobs: Tensor, tolerance: floa
     gap = torch.where(rollouts.completion_mask, old_logprobs - rollouts.sampled_logprobs, 0.0).abs().max()
     if gap > tolerance:
         logger.warning(
-            "The sampler's logprobs differ from the trainer's by up to %.4f nats (tolerance %.4f): the responses either "
+            "The sampler's logprobs differ from the trainer's by up to %.4f nats (tolerance %.4f): the responses "
             "come from another policy, or the two compute in different precision.",
             float(gap),
             tolerance,

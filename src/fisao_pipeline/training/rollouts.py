@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 
 import pandas as pd
 import torch
@@ -33,6 +34,19 @@ class RolloutBatch:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def groups(self) -> list[range]:
+        """Rows of each prompt's rollouts: runs of equal prompt and image."""
+        pairs = list(zip(self.image_ids, self.prompts, strict=True))
+        starts = [row for row in range(len(pairs)) if row == 0 or pairs[row] != pairs[row - 1]]
+        return [range(a, b) for a, b in pairwise([*starts, len(pairs)])]
+
+    def unique_prompts(self) -> tuple[list[str], list[str], list[int]]:
+        """Prompt texts and image ids without repetition, and for each rollout the row of its prompt among them."""
+        pairs = list(zip(self.prompts, self.image_ids, strict=True))
+        row_of = {pair: row for row, pair in enumerate(dict.fromkeys(pairs))}
+        return [p for p, _ in row_of], [i for _, i in row_of], [row_of[pair] for pair in pairs]
 
     def rows(self, index: Sequence[int]) -> RolloutBatch:
         """The given rollouts, without the columns that are padding in all of them."""
@@ -64,8 +78,8 @@ def build_rollouts(
         if not ids.isin(known).all():
             stray = ids[~ids.isin(known)].iloc[0]
             raise ValueError(
-                f"policy_training: no {name} for {stray!r}: responses, prompts and token_rewards are of different runs; "
-                "re-run from response_sampling on"
+                f"policy_training: no {name} for {stray!r}: responses, prompts and token_rewards are of different "
+                "runs; re-run from response_sampling on"
             )
     columns = {
         "completion_ids": [torch.tensor(list(row)) for row in responses["token_ids"]],
