@@ -131,9 +131,9 @@ class PolicyTrainer:
             self.history.append(row)
             self.log_metrics(row, self.updates)
             rounds.set_postfix_str(progress_line(row))
-            score = row.get("probe_score", math.inf)
-            if self.params.keep == "last" or score > kept.score:
-                kept = _Kept(index, score, self.policy.adapter_state())
+            score = row.get("probe_score")
+            if self.params.keep == "last" or score is None or score > kept.score:
+                kept = _Kept(index, -math.inf if score is None else score, self.policy.adapter_state())
         if kept.round_index < 0:
             logger.warning(
                 "No round was better on the probe than the base model: the adapter is the untrained one. Look at "
