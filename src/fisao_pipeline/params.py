@@ -184,6 +184,10 @@ class PocketPhase(StageParams):
     steps: int = Field(ge=1)
     learning_rate: float = Field(gt=0, description="Peak of a cosine schedule.")
     invent_share: float = Field(ge=0, le=1, description="Share of captions that name habitual but absent objects.")
+    question_share: float = Field(ge=0, le=1, description="Share of examples that are yes/no questions.")
+    weigh: Literal["tokens", "answers"] = Field(
+        description="Loss as a mean over tokens, or over answers first: `Yes.` then weighs as much as a caption."
+    )
 
 
 class PocketVLMParams(StageParams):
@@ -192,7 +196,6 @@ class PocketVLMParams(StageParams):
     scenes: int = Field(ge=8, description="Scenes rendered for training.")
     phases: tuple[PocketPhase, ...] = Field(min_length=1)
     batch_size: int = Field(ge=1, description="Examples a step.")
-    question_share: float = Field(ge=0, le=1, description="Share of examples that are yes/no questions.")
     seed: int = Field(ge=0)
 
     @model_validator(mode="after")

@@ -30,7 +30,7 @@ def test_round_trip(folder):
     assert not dataset.exists()
     dataset.save(writer())
     assert dataset.exists()
-    assert dataset.load() == ModelSource(str(folder), None, "float32", "cpu", {"image_size": 96})
+    assert dataset.load() == ModelSource(str(folder), None, "float32", "cpu", False, {"image_size": 96})
 
 
 def test_objects_with_save_pretrained_are_saved(folder):

@@ -64,7 +64,9 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
         if filepath is not None and (revision is not None or allow_download):
             raise DatasetError("'revision' and 'allow_download' belong to a 'hub_id'; a folder is what it holds.")
         self._folder = Path(filepath).expanduser() if filepath is not None else None
-        self._source = ModelSource(str(self._folder or hub_id), revision, dtype, device, dict(options or {}))
+        self._source = ModelSource(
+            str(self._folder or hub_id), revision, dtype, device, allow_download, dict(options or {})
+        )
         self._allow_download = allow_download
         self.metadata = metadata
 

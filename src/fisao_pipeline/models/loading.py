@@ -29,9 +29,8 @@ def load_pretrained(auto_class: Any, source: ModelSource) -> tuple[PreTrainedMod
     Raises:
         ModelNotFoundError: If the source is not on this machine and may not be downloaded.
     """
-    allowed = bool(source.options.get("allow_download", False))
-    find_model(source.path_or_id, source.revision, allowed)
-    where = {"revision": source.revision, "local_files_only": not allowed, "trust_remote_code": False}
+    find_model(source.path_or_id, source.revision, source.allow_download)
+    where = {"revision": source.revision, "local_files_only": not source.allow_download, "trust_remote_code": False}
     model = auto_class.from_pretrained(source.path_or_id, dtype=source.dtype, use_safetensors=True, **where)
     processor = AutoProcessor.from_pretrained(source.path_or_id, **where)
     return model.to(resolve_device(source.device)).requires_grad_(False), processor

@@ -29,6 +29,7 @@ class ModelSource:
         revision: The hub commit, branch or tag; None for a local folder.
         dtype: Weights' type: `auto`, `float32`, `bfloat16` or `float16`.
         device: `auto`, `cpu`, `cuda`, `cuda:0`, `mps`, …
+        allow_download: Whether loading may download a hub model that is not cached.
         options: What one kind of model needs beyond this, by name.
     """
 
@@ -36,6 +37,7 @@ class ModelSource:
     revision: str | None = None
     dtype: str = "auto"
     device: str = "auto"
+    allow_download: bool = False
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 

@@ -74,7 +74,7 @@ def build_verifier(processor: CLIPProcessor) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64))
 
 
-def build_policy_processor(texts: Iterable[str], merges: int = 160) -> LlavaProcessor:
+def build_policy_processor(texts: Iterable[str], merges: int = 120) -> LlavaProcessor:
     """A LLaVA processor around a Llama tokenizer with byte fallback, so small that names fall into several tokens."""
     specials = ["<unk>", "<s>", "</s>", "<pad>", IMAGE_TOKEN]
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]

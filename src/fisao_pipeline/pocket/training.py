@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPProcessor, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from fisao_pipeline.params import PocketVerifierParams, PocketVLMParams
+from fisao_pipeline.params import PocketPhase, PocketVerifierParams, PocketVLMParams
 from fisao_pipeline.pocket.builders import (
     IMAGE_TOKEN,
     build_policy,
@@ -111,18 +111,19 @@ def train_vlm(verifier: CLIPModel, params: PocketVLMParams) -> tuple[LlavaForCon
     with torch.no_grad():
         features = torch.cat([_tower_features(tower, pixels[i : i + 256]) for i in range(0, len(scenes), 256)])
     parameters = [p for p in model.parameters() if p.requires_grad]
-    for phase in params.phases:
+    for number, phase in enumerate(params.phases):
+        rng = random.Random(f"{params.seed}/{number}")
         optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, n=phase.steps: _cosine(step, n))
         progress = tqdm(range(phase.steps), desc=f"pocket VLM, {phase.invent_share:.0%} inventing", unit="step")
         for _ in progress:
             chosen = rng.sample(range(params.scenes), params.batch_size)
-            pairs = [_example(rng, scenes[i], params.question_share, phase.invent_share) for i in chosen]
+            pairs = [_example(rng, scenes[i], phase) for i in chosen]
             ids, mask, labels = encode_examples(processor, image_tokens, pairs)
             projected = tower.multi_modal_projector(features[chosen])
             encoded = {"image": BaseModelOutputWithPooling(pooler_output=list(projected))}
             logits = model(input_ids=ids, attention_mask=mask, mm_encoder_outputs=encoded).logits
-            loss = _answer_loss(logits[:, :-1], labels[:, 1:])
+            loss = _answer_loss(logits[:, :-1], labels[:, 1:], phase.weigh)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -132,8 +133,10 @@ def train_vlm(verifier: CLIPModel, params: PocketVLMParams) -> tuple[LlavaForCon
     return model.eval(), processor
 
 
-def _answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over examples of each answer's mean loss: "Yes." weighs as much as a caption of thirty tokens."""
+def _answer_loss(logits: Tensor, labels: Tensor, weigh: str) -> Tensor:
+    """Cross entropy over answer tokens, weighing tokens alike or answers alike."""
+    if weigh == "tokens":
+        return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
     losses = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none")
     return (losses.sum(dim=1) / (labels != -100).sum(dim=1)).mean()
 
@@ -144,7 +147,7 @@ def _tower_features(tower: torch.nn.Module, pixels: Tensor) -> Tensor:
     return states[tower.config.vision_feature_layer][:, 1:]
 
 
-def _example(rng: random.Random, scene: Scene, question_share: float, invent_share: float) -> tuple[str, str]:
-    if rng.random() < question_share:
+def _example(rng: random.Random, scene: Scene, phase: PocketPhase) -> tuple[str, str]:
+    if rng.random() < phase.question_share:
         return ask(rng, scene)
-    return rng.choice(CAPTION_PROMPTS), describe(rng, scene, invent_share)
+    return rng.choice(CAPTION_PROMPTS), describe(rng, scene, phase.invent_share)

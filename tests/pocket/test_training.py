@@ -1,0 +1,212 @@
+"""The recipe of the pocket models: what is learnt from, that it learns, and that the shipped ones have learnt."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from fisao_pipeline.method.calibration import auroc
+from fisao_pipeline.models.decoding import Decoding
+from fisao_pipeline.models.policy import Policy
+from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.models.verifier import Verifier
+from fisao_pipeline.params import PocketVerifierParams, PocketVLMParams
+from fisao_pipeline.pocket import builders, language, training
+from fisao_pipeline.pocket.scenes import CATEGORIES, draw_scenes, render_scene
+
+SHIPPED = Path(__file__).parents[2] / "data" / "06_models"
+shipped = pytest.mark.skipif(
+    not all((SHIPPED / name / "config.json").is_file() for name in ("pocket_verifier", "pocket_vlm")),
+    reason="the pocket models are not in data/06_models; build them with `kedro run --pipelines=pocket_world`",
+)
+
+TINY_VERIFIER = PocketVerifierParams(scenes=64, steps=2, batch_size=8, learning_rate=1e-3, seed=1)
+TINY_VLM = PocketVLMParams(
+    scenes=64,
+    phases=({"steps": 2, "learning_rate": 1e-3, "invent_share": 0.5, "question_share": 0.5, "weigh": "answers"},),
+    batch_size=8,
+    seed=1,
+)
+
+
+@pytest.fixture(scope="module")
+def captions() -> list[str]:
+    rng = random.Random(0)
+    return [language.describe(rng, scene, 0.5) for scene in draw_scenes(600, 1)]
+
+
+@pytest.fixture(scope="module")
+def policy_processor(captions):
+    return builders.build_policy_processor(captions)
+
+
+@pytest.fixture(scope="module")
+def tiny_models():
+    verifier, _ = training.train_verifier(TINY_VERIFIER)
+    return verifier, *training.train_vlm(verifier, TINY_VLM)
+
+
+def presence_auroc(verifier: Verifier, scenes, template: str) -> float:
+    """How well the cosine tells what is in a picture from what is not, over all categories."""
+    pictures = {f"s{n}": render_scene(scene) for n, scene in enumerate(scenes)}
+    texts = [template.format(category) for category in CATEGORIES]
+    ids = [i for i in pictures for _ in texts]
+    scores = verifier.score(ids, texts * len(pictures), pictures.__getitem__)
+    present = torch.tensor([category in scene.counts for scene in scenes for category in CATEGORIES])
+    return auroc(scores[present], scores[~present])
+
+
+# --- builders ------------------------------------------------------------------------------------------------------
+
+
+def test_names_fall_into_several_tokens(policy_processor):
+    """As in the tokenizers of large models, so that a reward's place among sub-words matters."""
+    tokenizer = policy_processor.tokenizer
+    lengths = {name: len(tokenizer(name, add_special_tokens=False)["input_ids"]) for name in CATEGORIES}
+    assert sum(length > 1 for length in lengths.values()) > 20, lengths
+
+
+def test_any_text_survives_the_policys_tokenizer(policy_processor):
+    tokenizer = policy_processor.tokenizer
+    for text in ("A café for two 🐕!", "line\nbreak", *language.CAPTION_PROMPTS):
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_the_models_are_small():
+    verifier = builders.build_verifier(builders.build_verifier_processor(["a dog", "a cat"]))
+    assert sum(p.numel() for p in verifier.parameters()) < 1.2e6
+
+
+def test_the_policy_sees_through_the_verifiers_own_eyes(tiny_models):
+    verifier, policy, _ = tiny_models
+    tower = policy.model.vision_tower.state_dict()
+    own = verifier.vision_model.state_dict()
+    assert set(tower) == set(own)
+    assert all(torch.equal(tower[name], own[name]) for name in own), "training the captioner must not move them"
+
+
+# --- examples ------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_answer_is_learnt(policy_processor):
+    tokenizer = policy_processor.tokenizer
+    pairs = [("Describe this image.", "There is a dog on a street."), ("What?", "Yes.")]
+    ids, mask, labels = training.encode_examples(policy_processor, 36, pairs)
+    for row, (prompt, answer) in enumerate(pairs):
+        learnt = labels[row][labels[row] != -100]
+        assert tokenizer.decode(learnt, skip_special_tokens=True).strip() == answer
+        assert learnt[-1] == tokenizer.eos_token_id
+        assert torch.equal(learnt, ids[row][labels[row] != -100])
+        head = ids[row][(labels[row] == -100) & mask[row].bool()]
+        assert tokenizer.decode(head, skip_special_tokens=False).endswith(f"{prompt} ASSISTANT:")
+        assert (head == policy_processor.tokenizer.image_token_id).sum() == 36
+
+
+def test_a_prompt_is_trained_on_as_the_policy_will_ask_it(policy_processor):
+    """The tokens before the answer are those that the processor makes of the same question."""
+    ids, _, labels = training.encode_examples(policy_processor, 36, [("What do you see?", "Yes.")])
+    head = ids[0][labels[0] == -100]
+    content = [{"type": "image"}, {"type": "text", "text": "What do you see?"}]
+    text = policy_processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    picture = render_scene(draw_scenes(1, 0)[0])
+    asked = policy_processor(text=text, images=picture, return_tensors="pt")["input_ids"][0]
+    assert torch.equal(asked[-len(head) :], head)
+
+
+def test_the_features_trained_on_are_those_the_model_computes_itself(tiny_models):
+    _, policy, processor = tiny_models
+    pixels = training.scene_pixels(draw_scenes(3, 9), processor)
+    with torch.no_grad():
+        ours = policy.model.multi_modal_projector(training._tower_features(policy.model, pixels))
+        theirs = policy.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+    torch.testing.assert_close(ours, torch.stack(list(theirs)), atol=1e-5, rtol=1e-5)
+
+
+# --- the shipped models --------------------------------------------------------------------------------------------
+
+
+@shipped
+def test_the_shipped_models_are_small():
+    files = [f for name in ("pocket_verifier", "pocket_vlm") for f in (SHIPPED / name).rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) < 10e6
+
+
+@shipped
+def test_the_shipped_verifier_tells_what_is_in_a_picture():
+    verifier = Verifier.load(ModelSource(str(SHIPPED / "pocket_verifier"), dtype="float32", device="cpu"))
+    assert presence_auroc(verifier, draw_scenes(200, 987_654), "a photo of a {}") >= 0.95
+
+
+@shipped
+def test_the_shipped_policy_speaks_of_the_world():
+    policy = Policy.load(ModelSource(str(SHIPPED / "pocket_vlm"), dtype="float32", device="cpu"))
+    scenes = draw_scenes(8, 987_654)
+    pictures = {f"s{n}": render_scene(scene) for n, scene in enumerate(scenes)}
+    batch = policy.prompts([language.CAPTION_PROMPTS[0]] * 8, list(pictures), pictures.__getitem__)
+    completions = policy.sample(batch, Decoding(0.0, 64))
+    texts, _ = policy.decode(completions.ids, completions.mask)
+    assert all(text.strip().endswith(".") for text in texts), texts
+    named = sum(category in text for text, scene in zip(texts, scenes, strict=True) for category in scene.counts)
+    assert named > sum(len(scene.counts) for scene in scenes) / 2
+
+
+@shipped
+def test_the_shipped_policys_eyes_are_the_shipped_verifiers():
+    from safetensors.torch import load_file
+
+    verifier = load_file(SHIPPED / "pocket_verifier" / "model.safetensors")
+    policy = load_file(SHIPPED / "pocket_vlm" / "model.safetensors")
+    eyes = {name.split("vision_tower.")[1]: tensor for name, tensor in policy.items() if "vision_tower." in name}
+    assert eyes
+    for name, tensor in eyes.items():
+        (match,) = [t for key, t in verifier.items() if key.endswith(name.removeprefix("vision_model."))]
+        assert torch.equal(tensor, match), name
+
+
+@shipped
+def test_the_shipped_models_need_no_code_of_their_own():
+    for name in ("pocket_verifier", "pocket_vlm"):
+        assert "auto_map" not in json.loads((SHIPPED / name / "config.json").read_text())
+        assert not list((SHIPPED / name).glob("*.py"))
+
+
+# --- learning ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_recipe_learns(tmp_path):
+    """At a fraction of its size: the verifier sees, and the captioner's answers come to have the form of captions."""
+    params = PocketVerifierParams(scenes=1500, steps=250, batch_size=96, learning_rate=1.5e-3, seed=7)
+    verifier, processor = training.train_verifier(params)
+    fresh = draw_scenes(60, 987_654)
+    untrained = Verifier(builders.build_verifier(processor), processor)
+    assert presence_auroc(untrained, fresh, "a photo of a {}") < 0.65
+    assert presence_auroc(Verifier(verifier, processor), fresh, "a photo of a {}") > 0.7
+
+    phases = ({"steps": 120, "learning_rate": 1.5e-3, "invent_share": 0.4, "question_share": 0.25, "weigh": "tokens"},)
+    settings = PocketVLMParams(scenes=1500, phases=phases, batch_size=32, seed=11)
+    trained, policy_processor = training.train_vlm(verifier, settings)
+    rng = random.Random(3)
+    pairs = [("Describe this image.", language.describe(rng, scene, 0.4)) for scene in fresh]
+    losses = [
+        _loss(model, policy_processor, fresh, pairs)
+        for model in (builders.build_policy(policy_processor, verifier), trained)
+    ]
+    assert losses[1] < 0.5 * losses[0]
+    policy = Policy(trained, policy_processor)
+    pictures = {"s": render_scene(fresh[0])}
+    batch = policy.prompts(["Describe this image."], ["s"], pictures.__getitem__)
+    completions = policy.sample(batch, Decoding(0.0, 64))
+    (text,), _ = policy.decode(completions.ids, completions.mask)
+    assert text.strip().endswith("."), text
+
+
+@torch.no_grad()
+def _loss(model, processor, scenes, pairs) -> float:
+    ids, mask, labels = training.encode_examples(processor, model.config.image_seq_length, pairs)
+    pixels = training.scene_pixels(scenes, processor)
+    logits = model(input_ids=ids, attention_mask=mask, pixel_values=pixels).logits
+    return float(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()))
