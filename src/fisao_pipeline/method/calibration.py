@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Mode = Literal["annotated", "mixture", "contrast", "fixed"]
+Mode = Literal["annotated", "mixture", "fixed"]
 
 
 class CalibrationError(ValueError):
