@@ -144,7 +144,7 @@ def test_the_shipped_policy_speaks_of_the_world():
     policy = Policy.load(ModelSource(str(SHIPPED / "pocket_vlm"), dtype="float32", device="cpu"))
     scenes = draw_scenes(8, 987_654)
     pictures = {f"s{n}": render_scene(scene) for n, scene in enumerate(scenes)}
-    batch = policy.prompts([language.CAPTION_PROMPTS[0]] * 8, list(pictures), pictures.__getitem__)
+    batch = policy.encode([language.CAPTION_PROMPTS[0]] * 8, list(pictures), pictures.__getitem__)
     completions = policy.sample(batch, Decoding(0.0, 64))
     texts, _ = policy.decode(completions.ids, completions.mask)
     assert all(text.strip().endswith(".") for text in texts), texts
@@ -161,7 +161,7 @@ def test_the_shipped_policys_eyes_are_the_shipped_verifiers():
     eyes = {name.split("vision_tower.")[1]: tensor for name, tensor in policy.items() if "vision_tower." in name}
     assert eyes
     for name, tensor in eyes.items():
-        (match,) = [t for key, t in verifier.items() if key.endswith(name.removeprefix("vision_model."))]
+        match = verifier[f"vision_model.{name.removeprefix('vision_model.')}"]
         assert torch.equal(tensor, match), name
 
 
@@ -198,7 +198,7 @@ def test_the_recipe_learns(tmp_path):
     assert losses[1] < 0.5 * losses[0]
     policy = Policy(trained, policy_processor)
     pictures = {"s": render_scene(fresh[0])}
-    batch = policy.prompts(["Describe this image."], ["s"], pictures.__getitem__)
+    batch = policy.encode(["Describe this image."], ["s"], pictures.__getitem__)
     completions = policy.sample(batch, Decoding(0.0, 64))
     (text,), _ = policy.decode(completions.ids, completions.mask)
     assert text.strip().endswith("."), text

@@ -1,0 +1,367 @@
+"""Token rewards: on the last token of each mention, zero everywhere else, against a baseline that can be trusted."""
+
+import json
+import logging
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fisao_pipeline.method.calibration import Baseline, CalibrationError, ClassScores
+from fisao_pipeline.method.object_spans import ObjectVocabulary
+from fisao_pipeline.models.policy import decode_with_offsets
+from fisao_pipeline.params import FixedBaseline, RewardAnnotationParams
+from fisao_pipeline.training.annotation import (
+    MENTION_COLUMNS,
+    VerifierBaseline,
+    annotate,
+    annotated_objects,
+    calibrate,
+    label_mentions,
+    mention_table,
+    reward_table,
+    score_mentions,
+    sentence_scores,
+)
+
+VOCABULARY = ObjectVocabulary.load("coco")
+FIXED = FixedBaseline(
+    correct_mean=0.3, hallucinated_mean=0.1, std=0.05, mixing_weight=0.5, sentence_mean=0.2, sentence_std=0.1
+)
+PARAMS = RewardAnnotationParams(
+    vocabulary="coco",
+    template="a photo of a {}",
+    score_words="category",
+    calibration="fixed",
+    fixed_baseline=FIXED,
+    min_mentions=2,
+    granularity="token",
+    rule="midpoint",
+    margin=0.0,
+    false_mention_cost=2.0,
+    repeat_penalty=0.5,
+    min_auroc=0.6,
+)
+
+
+def no_image(image_id):
+    raise AssertionError("the stub verifier opens no picture")
+
+
+class StubVerifier:
+    """Scores a text by a table; counts texts of more than eight words as cut."""
+
+    def __init__(self, scores: dict[str, float], default: float = 0.2):
+        self.scores, self.default, self.truncated_texts, self.asked = scores, default, 0, []
+
+    def score(self, image_ids, texts, open_image):
+        self.asked += list(zip(image_ids, texts, strict=True))
+        self.truncated_texts += sum(len(text.split()) > 8 for text in set(texts))
+        return torch.tensor([self.scores.get(text, self.default) for text in texts])
+
+
+@pytest.fixture(scope="module")
+def tokenizer(world):
+    return world.policy(lora=None).tokenizer
+
+
+@pytest.fixture
+def responses_of(tokenizer):
+    """A responses table from texts, tokenised by the real tokenizer, end token included."""
+
+    def make(texts, image_ids=None, split="calibration"):
+        rows = []
+        for number, text in enumerate(texts):
+            ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            decoded, spans = decode_with_offsets(tokenizer, ids)
+            rows.append(
+                {
+                    "response_id": f"r{number}",
+                    "image_id": image_ids[number] if image_ids else f"i{number}",
+                    "split": split,
+                    "text": decoded,
+                    "token_ids": ids,
+                    "token_starts": [s for s, _ in spans],
+                    "token_ends": [e for _, e in spans],
+                }
+            )
+        return pd.DataFrame(rows)
+
+    return make
+
+
+def scored(responses, verifier, params=PARAMS):
+    return score_mentions(mention_table(responses, VOCABULARY), verifier, params, no_image)
+
+
+def rewards_of(responses, verifier, params=PARAMS):
+    mentions = scored(responses, verifier, params)
+    baseline = calibrate(responses, mentions, verifier, params, no_image)
+    return mentions, reward_table(responses, mentions, baseline, verifier, params, no_image)
+
+
+# --- mentions ------------------------------------------------------------------------------------------------------
+
+
+def test_a_mentions_spans_are_those_of_its_words_and_of_its_sub_words(responses_of, tokenizer):
+    responses = responses_of(["There is a traffic light, a café and two dogs on a street."])
+    mentions = mention_table(responses, VOCABULARY)
+    assert list(mentions) == list(MENTION_COLUMNS)
+    assert mentions["category"].tolist() == ["traffic light", "dog"]
+    text, ids = responses.loc[0, "text"], responses.loc[0, "token_ids"]
+    for mention in mentions.itertuples():
+        assert text[mention.char_start : mention.char_end] == mention.text
+        pieces = tokenizer.decode(ids[mention.token_start : mention.token_end]).strip()
+        assert mention.text in pieces
+        assert len(pieces) <= len(mention.text) + 2, "at most what shares a token with it"
+    assert mentions.loc[0, "token_end"] - mentions.loc[0, "token_start"] > 1, "a name of several sub-words"
+
+
+def test_no_mention_no_row(responses_of):
+    mentions = mention_table(responses_of(["Nothing to see.", ""]), VOCABULARY)
+    assert mentions.empty
+    assert list(mentions) == list(MENTION_COLUMNS)
+
+
+def test_repeats_are_marked_within_a_response_only(responses_of):
+    mentions = mention_table(responses_of(["a dog, a cat and a puppy", "a dog"]), VOCABULARY)
+    assert mentions[["category", "repeated"]].values.tolist() == [
+        ["dog", False],
+        ["cat", False],
+        ["dog", True],
+        ["dog", False],
+    ]
+
+
+@pytest.mark.parametrize(("words", "expected"), [("category", "bicycle"), ("written", "bikes")])
+def test_what_stands_in_the_template(responses_of, words, expected):
+    verifier = StubVerifier({})
+    scored(responses_of(["Bikes on a street"]), verifier, PARAMS.model_copy(update={"score_words": words}))
+    assert verifier.asked == [("i0", f"a photo of a {expected}")]
+
+
+def test_scores_are_the_verifiers(responses_of):
+    verifier = StubVerifier({"a photo of a dog": 0.31, "a photo of a cat": 0.05})
+    mentions = scored(responses_of(["a cat and a dog", "a dog"]), verifier)
+    np.testing.assert_allclose(mentions["score"], [0.05, 0.31, 0.31], rtol=1e-6)
+    assert [image for image, _ in verifier.asked] == ["i0", "i0", "i1"]
+
+
+# --- labels --------------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_null_where_the_annotations_cannot_know(responses_of):
+    manifest = pd.DataFrame({"image_id": ["i0", "i1", "i2"], "objects": [["dog", "bike"], ["cat"], None]})
+    objects = annotated_objects(manifest, VOCABULARY)
+    assert objects == {"i0": {"dog", "bicycle"}, "i1": {"cat"}}
+    responses = responses_of(["a dog, a cat, a bicycle and a giraffe", "a dog", "a dog"])
+    labels = label_mentions(scored(responses, StubVerifier({})), objects)["label"]
+    expected = ["correct", "hallucinated", "correct", None, "hallucinated", None]
+    assert [None if pd.isna(label) else label for label in labels] == expected
+
+
+def test_an_annotated_image_without_objects_makes_every_known_name_a_hallucination(responses_of):
+    mentions = scored(responses_of(["a dog", "a dog"]), StubVerifier({}))
+    assert label_mentions(mentions, {"i0": set(), "i1": {"dog"}})["label"].tolist() == ["hallucinated", "correct"]
+
+
+def test_without_annotations_every_label_is_null(responses_of):
+    mentions = label_mentions(scored(responses_of(["a dog"]), StubVerifier({})), {})
+    assert mentions["label"].isna().all()
+
+
+# --- rewards -------------------------------------------------------------------------------------------------------
+
+
+def test_the_reward_lies_on_the_last_token_of_each_mention(responses_of):
+    verifier = StubVerifier({"a photo of a traffic light": 0.3, "a photo of a dog": 0.1})
+    responses = responses_of(["There is a traffic light and a dog on a street.", "Nothing here."])
+    mentions, table = rewards_of(responses, verifier)
+    rewards = table.loc[0, "token_rewards"]
+    assert len(rewards) == len(responses.loc[0, "token_ids"])
+    last = (mentions["token_end"] - 1).tolist()
+    assert [i for i, r in enumerate(rewards) if r != 0] == last
+    # midpoint: (S − 0.2) / 0.2
+    np.testing.assert_allclose([rewards[i] for i in last], [0.5, -0.5], atol=1e-6)
+    starts, ends = responses.loc[0, "token_starts"], responses.loc[0, "token_ends"]
+    for mention, token in zip(mentions.itertuples(), last, strict=True):
+        assert starts[token] < mention.char_end <= ends[token]
+    assert table.loc[1, "token_rewards"] == [0.0] * len(responses.loc[1, "token_ids"])
+
+
+def test_each_response_gets_the_rewards_of_its_own_mentions(responses_of):
+    verifier = StubVerifier({"a photo of a dog": 0.3, "a photo of a cat": 0.1, "a photo of a bird": 0.22})
+    _, table = rewards_of(responses_of(["a dog", "nothing", "a cat and a bird", "a bird"]), verifier)
+    totals = [sum(row) for row in table["token_rewards"]]
+    np.testing.assert_allclose(totals, [0.5, 0, -0.4, 0.1], atol=1e-6)
+
+
+def test_a_repeat_earns_nothing_and_pays(responses_of):
+    verifier = StubVerifier({"a photo of a dog": 0.3})
+    mentions, table = rewards_of(responses_of(["a dog and a dog"]), verifier)
+    paid = [table.loc[0, "token_rewards"][end - 1] for end in mentions["token_end"]]
+    np.testing.assert_allclose(paid, [0.5, -0.5], atol=1e-6)
+
+
+def test_the_sentence_reward_lies_on_the_last_token_of_the_response(responses_of):
+    params = PARAMS.model_copy(update={"granularity": "sentence"})
+    verifier = StubVerifier({"a dog": 0.3, "a cat": 0.15})
+    responses = responses_of(["a dog", "a cat"])
+    _, table = rewards_of(responses, verifier, params)
+    for rewards, total in zip(table["token_rewards"], [1.0, -0.5], strict=True):
+        assert rewards[:-1] == [0.0] * (len(rewards) - 1)
+        assert rewards[-1] == pytest.approx(total, abs=1e-6)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_refused(responses_of, broken):
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        rewards_of(responses_of(["a dog"]), StubVerifier({"a photo of a dog": broken}))
+
+
+# --- calibration ---------------------------------------------------------------------------------------------------
+
+CORRECT, HALLUCINATED = [0.28, 0.30, 0.32], [0.08, 0.10, 0.12]
+
+
+def calibrated(responses, mentions, **changes):
+    params = PARAMS.model_copy(update=changes)
+    return calibrate(responses, mentions, StubVerifier({}), params, no_image)
+
+
+@pytest.fixture
+def labelled(responses_of):
+    """Responses that name one object each, half of them rightly."""
+    responses = responses_of([f"a dog {n}" for n in range(6)])
+    mentions = mention_table(responses, VOCABULARY).assign(score=[*CORRECT, *HALLUCINATED])
+    return responses, mentions.assign(label=pd.Series(["correct"] * 3 + ["hallucinated"] * 3, dtype="str"))
+
+
+def test_annotated_is_the_mean_and_spread_of_each_class(labelled):
+    baseline = calibrated(*labelled, calibration="annotated").mentions
+    assert baseline.mode == "annotated"
+    for found, scores in ((baseline.correct, CORRECT), (baseline.hallucinated, HALLUCINATED)):
+        assert found.mean == pytest.approx(np.mean(scores))
+        assert found.std == pytest.approx(np.std(scores))
+        assert found.n == 3
+    assert baseline.mixing_weight == 0.5
+    assert baseline.auroc == 1.0
+
+
+def test_calibration_reads_its_own_split_only(labelled):
+    responses, mentions = labelled
+    other = mentions.assign(split="training", score=0.9, response_id="other")
+    both = pd.concat([mentions, other], ignore_index=True)
+    more = pd.concat([responses, responses.assign(split="training", text="x", response_id="other")], ignore_index=True)
+    assert calibrated(more, both, calibration="annotated") == calibrated(responses, mentions, calibration="annotated")
+
+
+def test_mentions_without_a_label_do_not_count_as_hallucinated(labelled):
+    responses, mentions = labelled
+    unknown = mentions.head(2).assign(label=pd.Series([None, None], dtype="str"), score=0.25)
+    both = pd.concat([mentions, unknown], ignore_index=True)
+    assert calibrated(responses, both, calibration="annotated").mentions.hallucinated.n == 3
+
+
+def test_too_few_labels_name_what_to_change(labelled):
+    responses, mentions = labelled
+    with pytest.raises(CalibrationError, match=r"found 3 correct mentions and needs 10.*`mixture` or `fixed`"):
+        calibrated(responses, mentions, calibration="annotated", min_mentions=10)
+
+
+def test_a_verifier_that_is_wrong_way_round_is_refused(labelled):
+    responses, mentions = labelled
+    with pytest.raises(CalibrationError, match=r"no higher than hallucinated.*template"):
+        calibrated(responses, mentions.assign(score=-mentions["score"]), calibration="annotated")
+
+
+def test_no_object_in_any_calibration_response(responses_of):
+    responses = responses_of(["nothing", "at all"])
+    with pytest.raises(CalibrationError, match=r"none of the 2 calibration responses names an object.*'coco'"):
+        calibrated(responses, scored(responses, StubVerifier({})), calibration="annotated")
+
+
+def test_mixture_finds_the_classes_without_labels(responses_of):
+    rng = np.random.default_rng(0)
+    scores = np.concatenate([rng.normal(0.3, 0.02, 60), rng.normal(0.1, 0.02, 40)])
+    responses = responses_of([f"a dog {n}" for n in range(100)])
+    mentions = mention_table(responses, VOCABULARY).assign(score=scores, label=pd.Series([None] * 100, dtype="str"))
+    found = calibrated(responses, mentions, calibration="mixture", min_mentions=20)
+    assert found.mentions.mode == "mixture"
+    assert found.mentions.correct.mean == pytest.approx(0.3, abs=0.01)
+    assert found.mentions.hallucinated.mean == pytest.approx(0.1, abs=0.01)
+    assert found.mentions.mixing_weight == pytest.approx(0.6, abs=0.02)
+    assert found.sentence_auroc is None
+
+
+def test_mixture_of_too_few(labelled):
+    responses, mentions = labelled
+    with pytest.raises(CalibrationError, match=r"`mixture` found 6 mentions and needs 30"):
+        calibrated(responses, mentions, calibration="mixture", min_mentions=30)
+
+
+def test_fixed_needs_no_response_and_measures_nothing(responses_of):
+    responses = responses_of(["nothing"])
+    found = calibrated(responses, scored(responses, StubVerifier({})))
+    assert found.mentions == Baseline("fixed", ClassScores(0.3, 0.05, 0), ClassScores(0.1, 0.05, 0), 0.5, None)
+    assert (found.sentence_mean, found.sentence_std) == (0.2, 0.1)
+    assert found.sentence_auroc is None
+
+
+def test_a_fixed_baseline_the_wrong_way_round_is_refused(responses_of):
+    responses = responses_of(["nothing"])
+    wrong = FIXED.model_copy(update={"correct_mean": 0.0})
+    with pytest.raises(CalibrationError, match="no higher than"):
+        calibrated(responses, scored(responses, StubVerifier({})), fixed_baseline=wrong)
+
+
+def test_a_verifier_that_hardly_tells_is_reported(labelled, caplog):
+    responses, mentions = labelled
+    mixed = mentions.assign(score=[0.1, 0.2, 0.31, 0.1, 0.2, 0.3])
+    with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
+        calibrated(responses, mixed, calibration="annotated")
+    assert "hardly tells" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
+        calibrated(responses, mentions, calibration="annotated")
+    assert not caplog.text
+
+
+def test_sentences_that_are_cut_are_counted(responses_of):
+    responses = responses_of(["a dog", "one two three four five six seven eight nine", "a dog"])
+    scores, cut = sentence_scores(responses, StubVerifier({"a dog": 0.4}), no_image)
+    np.testing.assert_allclose(scores, [0.4, 0.2, 0.4], rtol=1e-6)
+    assert cut == 0.5
+
+
+def test_sentence_numbers_are_of_whole_calibration_responses(labelled):
+    responses, mentions = labelled
+    texts = dict(zip(responses["text"], [0.4, 0.5, 0.6, 0.1, 0.2, 0.3], strict=True))
+    params = PARAMS.model_copy(update={"calibration": "annotated"})
+    found = calibrate(responses, mentions, StubVerifier(texts), params, no_image)
+    assert found.sentence_mean == pytest.approx(0.35)
+    assert found.sentence_std == pytest.approx(np.std(list(texts.values())), rel=1e-5)
+    assert found.sentence_auroc == 1.0
+
+
+def test_a_baseline_survives_json(labelled):
+    baseline = calibrated(*labelled, calibration="annotated")
+    assert VerifierBaseline.from_dict(json.loads(json.dumps(baseline.to_dict()))) == baseline
+
+
+def test_the_whole_stage_on_real_models(world, responses_of):
+    """Real verifier, real pictures; the tables belong together."""
+    verifier = world.verifier()
+    texts = ["There is a dog and a traffic light on a street.", "A photo of a cat.", "Nothing.", "two dogs"]
+    responses = responses_of(texts, image_ids=["i00", "i01", "i02", "i03"])
+    done = annotate(responses, verifier, VOCABULARY, world.manifest, PARAMS, world.open_image)
+    assert done.token_rewards["response_id"].tolist() == responses["response_id"].tolist()
+    lengths = responses["token_ids"].str.len().tolist()
+    assert [len(row) for row in done.token_rewards["token_rewards"]] == lengths
+    nonzero = [sum(r != 0 for r in row) for row in done.token_rewards["token_rewards"]]
+    assert nonzero == [2, 1, 0, 1]
+    assert done.mentions["score"].between(-1, 1).all()
+    expected = verifier.score(["i01"], ["a photo of a cat"], world.open_image)
+    assert done.mentions.loc[2, "score"] == pytest.approx(float(expected))

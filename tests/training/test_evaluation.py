@@ -1,0 +1,106 @@
+"""Answers of both models to held-out prompts."""
+
+import pandas as pd
+import pytest
+from tests.pocket_models import stir
+
+from fisao_pipeline.benchmarks.pope import PopeQuestion
+from fisao_pipeline.params import BenchmarkEvaluationParams
+from fisao_pipeline.training import evaluation
+from fisao_pipeline.training.evaluation import ANSWER_TOKENS, answer_prompts, held_out_questions
+
+PARAMS = BenchmarkEvaluationParams(
+    held_out_images=3,
+    max_new_tokens=10,
+    temperature=1.0,
+    samples_per_prompt=2,
+    pope_images=2,
+    vocabulary="coco",
+    batch_size=8,
+    bootstrap_resamples=100,
+    confidence=0.95,
+    seed=0,
+)
+
+
+@pytest.fixture(scope="module")
+def questions(world) -> pd.DataFrame:
+    held_out = world.prompts.loc[world.prompts["split"] == "held_out", "image_id"].tolist()
+    asked = [
+        PopeQuestion(held_out[0], "random", "dog", "Is there a dog in the image?", "no"),
+        PopeQuestion(held_out[1], "random", "cat", "Is there a cat in the image?", "yes"),
+    ]
+    strategies = {"random": asked, "popular": asked[:1], "adversarial": asked}
+    return held_out_questions(world.prompts, strategies, PARAMS.held_out_images)
+
+
+@pytest.fixture(scope="module")
+def asked_of_sampler():
+    return []
+
+
+@pytest.fixture(scope="module")
+def predictions(world, questions, asked_of_sampler) -> pd.DataFrame:
+    real = evaluation.sample_responses
+
+    def sample(policy, prompts, *rest, **options):
+        asked_of_sampler.append((options["description"], prompts["prompt_id"].tolist()))
+        return real(policy, prompts, *rest, **options)
+
+    evaluation.sample_responses = sample
+    try:
+        return answer_prompts(stir(world.policy(), scale=0.5), questions, world.open_image, PARAMS)
+    finally:
+        evaluation.sample_responses = real
+
+
+def test_questions_are_about_held_out_images_only(world, questions):
+    held_out = set(world.prompts.loc[world.prompts["split"] == "held_out", "image_id"])
+    assert set(questions["image_id"]) <= held_out
+    captions = questions[questions["task"] == "caption"]
+    assert captions["image_id"].nunique() == PARAMS.held_out_images
+    assert captions["answer"].isna().all()
+    assert (questions["task"] == "pope").sum() == 5
+
+
+def test_every_question_has_its_answers(predictions, questions):
+    counts = predictions.groupby(["model", "decoding", "task"]).size().to_dict()
+    for model in ("base", "aligned"):
+        assert counts[model, "greedy", "caption"] == 3
+        assert counts[model, "sampled", "caption"] == 3 * PARAMS.samples_per_prompt
+        assert counts[model, "greedy", "pope"] == counts[model, "sampled", "pope"] == 5
+    assert predictions["response"].notna().all()
+    assert (predictions.loc[predictions["task"] == "pope", "n_tokens"] <= ANSWER_TOKENS).all()
+    assert (predictions.loc[predictions["task"] == "caption", "n_tokens"] <= PARAMS.max_new_tokens).all()
+
+
+def test_the_base_answers_are_those_of_a_policy_without_adapter(world, questions, predictions):
+    bare = answer_prompts(world.policy(lora=None), questions, world.open_image, PARAMS)
+    theirs = bare[bare["model"] == "base"].reset_index(drop=True)
+    ours = predictions[predictions["model"] == "base"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(ours, theirs)
+    aligned = predictions[predictions["model"] == "aligned"].reset_index(drop=True)
+    assert (aligned["response"] != ours["response"]).any()
+
+
+def test_a_question_of_several_strategies_is_answered_once(predictions, asked_of_sampler):
+    pope = [ids for description, ids in asked_of_sampler if description.endswith("pope")]
+    assert len(pope) == 4
+    assert all(len(ids) == len(set(ids)) == 2 for ids in pope)
+    rows = predictions[predictions["task"] == "pope"]
+    answers = rows.groupby(["model", "decoding", "prompt_id"])["response"].nunique()
+    assert (answers == 1).all()
+    assert set(rows["pope_strategy"]) == {"random", "popular", "adversarial"}
+
+
+def test_without_yes_no_questions(world):
+    questions = held_out_questions(world.prompts, {}, 2)
+    table = answer_prompts(world.policy(), questions, world.open_image, PARAMS)
+    assert set(table["task"]) == {"caption"}
+    assert len(table) == 2 * (2 + 2 * PARAMS.samples_per_prompt)
+
+
+def test_an_untrained_adapter_answers_as_the_base(world, questions):
+    table = answer_prompts(world.policy(), questions, world.open_image, PARAMS)
+    base, aligned = (table[table["model"] == m].drop(columns="model").reset_index(drop=True) for m in ("base", "aligned"))
+    pd.testing.assert_frame_equal(base, aligned)

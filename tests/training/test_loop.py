@@ -1,0 +1,341 @@
+"""The whole loop on a toy reward: it learns, it can be repeated, and it keeps the round it says it keeps."""
+
+import logging
+import math
+
+import pandas as pd
+import pytest
+import torch
+from tests.pocket_models import LORA, PocketWorld, favour
+
+from fisao_pipeline.method.object_spans import ObjectVocabulary
+from fisao_pipeline.models.decoding import Decoding
+from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams
+from fisao_pipeline.training.annotation import mention_table
+from fisao_pipeline.training.loop import PolicyTrainer, probe_numbers
+from fisao_pipeline.training.run import train_adapter
+from fisao_pipeline.training.sampling import round_prompts, sample_responses
+
+VOCABULARY = ObjectVocabulary.load("coco")
+SAMPLING = ResponseSamplingParams(
+    responses_per_prompt=4,
+    temperature=1.0,
+    max_new_tokens=8,
+    prompts_per_round=12,
+    calibration_prompts=4,
+    batch_size=48,
+    seed=0,
+)
+PPO = {
+    "advantage": "batch",
+    "gamma": 0.0,
+    "gae_lambda": 0.95,
+    "normalise_advantages": True,
+    "clip_range": 0.2,
+    "vf_coef": 0.5,
+    "kl_coef": 0.01,
+    "kl_target_nats": None,
+    "max_round_kl_nats": None,
+    "learning_rate": 2e-2,
+    "anneal_to": 1.0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "epochs": 2,
+    "batch_size": 12,
+    "micro_batch_size": 12,
+    "logprob_tolerance": 0.01,
+}
+
+
+def settings(rounds=2, probe_prompts=2, keep="best", seed=0, **ppo) -> PolicyTrainingParams:
+    return PolicyTrainingParams(
+        rounds=rounds, lora=LORA, ppo={**PPO, **ppo}, probe_prompts=probe_prompts, keep=keep, seed=seed
+    )
+
+
+PAID_TOKEN = 400
+
+
+class ToyAnnotator:
+    """Pays one for every occurrence of one token."""
+
+    def __init__(self, world: PocketWorld):
+        self.open_image = world.open_image
+
+    def __call__(self, responses: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+        rewards = [[float(token == PAID_TOKEN) for token in row] for row in responses["token_ids"]]
+        table = pd.DataFrame({"response_id": responses["response_id"], "token_rewards": rewards})
+        return mention_table(responses, VOCABULARY), table
+
+
+def share_of_paid_tokens(rewards) -> float:
+    return sum(map(sum, rewards)) / sum(map(len, rewards))
+
+
+def first_round(world, policy):
+    training = world.prompts[world.prompts["split"] == "training"]
+    chosen = round_prompts(training, 0, SAMPLING.prompts_per_round, SAMPLING.seed)
+    decoding = Decoding(SAMPLING.temperature, SAMPLING.max_new_tokens)
+    responses = sample_responses(policy, chosen, world.open_image, decoding, 4, 48, seed=SAMPLING.seed)
+    return responses, ToyAnnotator(world)(responses)[1]
+
+
+def toy_policy(world, seed=0):
+    """Untrained, and it says the paid token often enough for a few dozen responses to hold some."""
+    return favour(world.policy(seed=seed), PAID_TOKEN, 3.5)
+
+
+def trainer_of(world, params, log=None) -> PolicyTrainer:
+    return PolicyTrainer(
+        toy_policy(world, params.seed), ToyAnnotator(world), world.prompts, SAMPLING, params, {}, log or (lambda metrics, step: None)
+    )
+
+
+def train(world, params, log=None):
+    trainer = trainer_of(world, params, log)
+    return trainer, trainer.train(*first_round(world, trainer.policy))
+
+
+@pytest.fixture(scope="module")
+def trained(world):
+    """Four rounds, and what was logged."""
+    logged: list[tuple[dict, int]] = []
+    params = settings(rounds=4, keep="last")
+    trainer, result = train(world, params, lambda metrics, step: logged.append((metrics, step)))
+    return trainer, result, logged
+
+
+# --- learning ------------------------------------------------------------------------------------------------------
+
+
+def test_it_learns_a_toy_reward(trained):
+    """With the sign of the loss turned round the share would fall."""
+    _, result, _ = trained
+    rounds = result.rollouts.groupby("round")["token_rewards"].apply(share_of_paid_tokens)
+    assert list(rounds.index) == [1, 2, 3]
+    base = result.history.loc[result.history["round"] == 0, "token_reward"].item() / 8
+    assert 0.01 < base < 0.2
+    assert rounds.loc[3] > 3 * base
+    assert rounds.is_monotonic_increasing
+
+
+def test_the_history_says_what_happened(trained):
+    trainer, result, logged = trained
+    history = result.history
+    assert history["round"].tolist() == [-1, 0, 1, 2, 3]
+    assert history["kept"].tolist() == [False] * 4 + [True]
+    assert history["updates"].tolist()[1:] == [8.0] * 4
+    assert trainer.updates == 32
+    assert history.loc[1, "kl"] == 0, "round 0 starts from the reference"
+    assert (history["kl_k3"].iloc[2:] > 0).all()
+    assert history["logprob_gap"].max() < 1e-3
+    assert [step for _, step in logged] == [0, 8, 16, 24, 32]
+    assert all(math.isfinite(value) for metrics, _ in logged for value in metrics.values())
+
+
+def test_later_rounds_are_sampled_on_policy_from_their_own_prompts(world, trained):
+    _, result, _ = trained
+    training = world.prompts[world.prompts["split"] == "training"]
+    for index, rollouts in result.rollouts.groupby("round"):
+        expected = round_prompts(training, index, SAMPLING.prompts_per_round, SAMPLING.seed)["prompt_id"]
+        assert set(rollouts["prompt_id"]) == set(expected)
+        assert len(rollouts) == 4 * len(expected)
+    assert set(result.rollouts["split"]) == {"training"}
+
+
+def test_the_base_is_as_it_was(world, trained):
+    trainer, _, _ = trained
+    fresh = dict(toy_policy(world).model.named_parameters())
+    for name, parameter in trainer.policy.model.named_parameters():
+        if ".lora_" not in name:
+            assert torch.equal(parameter, fresh[name]), name
+
+
+# --- repeating -----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_adapter_bit_for_bit_and_another_seed_another(world):
+    _, first = train(world, settings(seed=1))
+    torch.manual_seed(12345)
+    _, again = train(world, settings(seed=1))
+    _, other = train(world, settings(seed=2))
+    assert all(torch.equal(first.adapter_state[n], again.adapter_state[n]) for n in first.adapter_state)
+    pd.testing.assert_frame_equal(first.rollouts, again.rollouts)
+    assert any(not torch.equal(first.adapter_state[n], other.adapter_state[n]) for n in first.adapter_state)
+
+
+# --- which round is kept -------------------------------------------------------------------------------------------
+
+
+def with_probes(world, monkeypatch, scores, params):
+    """Train while the probe gives the scores in turn; returns the result and the adapter after each round."""
+    trainer = trainer_of(world, params)
+    remaining, states = iter(scores), []
+
+    def probe():
+        states.append({n: t.clone() for n, t in trainer.policy.adapter_state()[1].items()})
+        return {"probe_score": next(remaining)}
+
+    monkeypatch.setattr(trainer, "probe", probe)
+    return trainer.train(*first_round(world, trainer.policy)), states
+
+
+def same(state, other) -> bool:
+    return all(torch.equal(state[name], other[name]) for name in state)
+
+
+@pytest.mark.parametrize(
+    ("keep", "scores", "kept"),
+    [
+        ("best", [0.1, 0.2, 0.9, 0.3], 1),
+        ("best", [0.1, 0.5, 0.5, 0.4], 0),
+        ("best", [0.1, 0.2, 0.3, 0.4], 2),
+        ("last", [0.9, 0.2, 0.3, 0.1], 2),
+    ],
+)
+def test_the_adapter_that_is_kept_is_that_of_the_round_that_is_named(world, monkeypatch, keep, scores, kept):
+    result, states = with_probes(world, monkeypatch, scores, settings(rounds=3, keep=keep))
+    assert result.history.loc[result.history["kept"], "round"].tolist() == [kept]
+    assert same(result.adapter_state, states[kept + 1])
+    assert not any(same(result.adapter_state, states[other + 1]) for other in range(-1, 3) if other != kept)
+
+
+def test_no_round_is_better_than_the_base(world, monkeypatch, caplog):
+    with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
+        result, states = with_probes(world, monkeypatch, [0.5, 0.4, 0.3], settings())
+    assert "No round was better on the probe than the base model" in caplog.text
+    assert result.history.loc[result.history["kept"], "round"].tolist() == [-1]
+    assert same(result.adapter_state, states[0])
+    assert all((t == 0).all() for name, t in result.adapter_state.items() if "lora_B" in name)
+
+
+def test_without_a_probe_the_last_round_is_kept(world):
+    trainer, result = train(world, settings(probe_prompts=0))
+    assert result.history.loc[result.history["kept"], "round"].tolist() == [1]
+    assert same(result.adapter_state, trainer.policy.adapter_state()[1])
+
+
+# --- settings ------------------------------------------------------------------------------------------------------
+
+
+def test_the_kl_weight_follows_its_target(world):
+    """Down by a fifth while the KL is below its target, up by a fifth when it is above."""
+    _, low = train(world, settings(rounds=3, kl_target_nats=1000.0, probe_prompts=0))
+    assert low.history["kl_coef"].tolist()[1:] == pytest.approx([0.01, 0.008, 0.0064])
+    _, high = train(world, settings(rounds=3, kl_target_nats=1e-6, probe_prompts=0))
+    assert high.history["kl_coef"].tolist()[1:] == pytest.approx([0.01, 0.008, 0.0096])
+    _, fixed = train(world, settings(rounds=2, probe_prompts=0))
+    assert fixed.history["kl_coef"].tolist()[1:] == [0.01, 0.01]
+
+
+@pytest.mark.parametrize("advantage", ["gae", "group"])
+def test_every_kind_of_advantage_learns(world, advantage):
+    _, result = train(world, settings(rounds=3, advantage=advantage, keep="last"))
+    rounds = result.rollouts.groupby("round")["token_rewards"].apply(share_of_paid_tokens)
+    base = result.history.loc[1, "token_reward"] / 8
+    assert rounds.loc[2] > 1.5 * base
+
+
+def test_a_round_that_moves_too_far_stops(world):
+    _, result = train(world, settings(rounds=1, max_round_kl_nats=1e-5, epochs=10, probe_prompts=0))
+    assert result.history.loc[1, "stopped_early"] == 1
+    assert result.history.loc[1, "updates"] < 40
+
+
+def test_rewards_of_another_run_are_refused(world):
+    trainer = trainer_of(world, settings())
+    responses, rewards = first_round(world, trainer.policy)
+    with pytest.raises(ValueError, match=r"no token rewards for.*re-run from response_sampling"):
+        trainer.train(responses, rewards.head(3))
+
+
+def test_responses_without_a_training_split(world):
+    trainer = trainer_of(world, settings())
+    responses, rewards = first_round(world, trainer.policy)
+    with pytest.raises(ValueError, match="no training split; re-run response_sampling"):
+        trainer.train(responses.assign(split="calibration"), rewards)
+
+
+def test_calibration_responses_are_not_trained_on(world):
+    """Only training rows count, whatever else the stage sampled."""
+    trainer = trainer_of(world, settings(rounds=1, probe_prompts=0))
+    responses, rewards = first_round(world, trainer.policy)
+    extra = responses.head(8).assign(split="calibration", response_id=[f"c{n}" for n in range(8)])
+    extra_rewards = pd.DataFrame({"response_id": extra["response_id"], "token_rewards": [[1e6] * 8] * 8})
+    both = pd.concat([responses, extra], ignore_index=True), pd.concat([rewards, extra_rewards], ignore_index=True)
+    with_extra = trainer.train(*both)
+    _, without = train(world, settings(rounds=1, probe_prompts=0))
+    assert same(with_extra.adapter_state, without.adapter_state)
+
+
+# --- the probe -----------------------------------------------------------------------------------------------------
+
+
+def mentions_of(rows) -> pd.DataFrame:
+    columns = ["response_id", "category", "label", "repeated"]
+    return pd.DataFrame(rows, columns=columns).astype({"label": "str", "repeated": "bool"})
+
+
+def test_the_probes_numbers_by_hand():
+    responses = pd.DataFrame({"response_id": ["a", "b"], "image_id": ["i0", "i1"]})
+    mentions = mentions_of(
+        [
+            ("a", "dog", "correct", False),
+            ("a", "dog", "correct", True),
+            ("a", "cat", "hallucinated", False),
+            ("b", "car", "correct", False),
+            ("b", "book", None, False),
+        ]
+    )
+    rewards = pd.DataFrame({"response_id": ["a", "b"], "token_rewards": [[0.0, 1.0, -2.0], [0.5]]})
+    numbers = probe_numbers(responses, mentions, rewards, {"i0": {"dog", "bird"}, "i1": {"car"}})
+    assert numbers == pytest.approx(
+        {
+            "probe_reward": -0.25,
+            "probe_objects": 2.5,
+            "probe_repeated": 0.5,
+            "probe_chair_i": 1 / 4,
+            "probe_recall": 2 / 3,
+            "probe_score": (2 - 1) / 3,
+        }
+    )
+
+
+def test_without_annotations_the_probe_goes_by_the_reward():
+    responses = pd.DataFrame({"response_id": ["a"], "image_id": ["i0"]})
+    mentions = mentions_of([("a", "dog", None, False)])
+    rewards = pd.DataFrame({"response_id": ["a"], "token_rewards": [[0.0, 0.75]]})
+    numbers = probe_numbers(responses, mentions, rewards, {})
+    assert numbers["probe_score"] == 0.75
+    assert "probe_chair_i" not in numbers
+
+
+# --- from artifacts ------------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_from_the_artifacts_of_the_stages(world, tmp_path):
+    """Real verifier, real rewards, tables as parquet gives them back."""
+    from tests.training.test_annotation import PARAMS as ANNOTATION
+
+    from fisao_pipeline.training.annotation import annotate
+
+    responses, _ = first_round(world, world.policy(lora=None))
+    done = annotate(responses, world.verifier(), VOCABULARY, world.manifest, ANNOTATION, world.open_image)
+    tables = {"responses": responses, "token_rewards": done.token_rewards, "prompts": world.prompts}
+    for name, table in tables.items():
+        table.to_parquet(tmp_path / name)
+    result = train_adapter(
+        **{name: pd.read_parquet(tmp_path / name) for name in tables},
+        manifest=world.manifest,
+        open_image=world.open_image,
+        baseline=done.baseline.to_dict(),
+        backbone=world.policy_source,
+        verifier=world.verifier_source,
+        sampling=SAMPLING,
+        annotation=ANNOTATION,
+        params=settings(keep="last"),
+        log_metrics=lambda metrics, step: None,
+    )
+    assert result.history["logprob_gap"].max() < 1e-3, "the stage's responses are the policy's own"
+    assert result.adapter_config["peft_type"] == "LORA"
+    assert set(result.rollouts["round"]) == {1}

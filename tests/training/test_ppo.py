@@ -1,0 +1,314 @@
+"""One PPO round: where it starts, what a step is, and what must never move."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.pocket_models import LORA, PocketWorld, favour, stir
+
+from fisao_pipeline.models.decoding import Decoding
+from fisao_pipeline.models.policy import Policy
+from fisao_pipeline.params import PPOParams
+from fisao_pipeline.training.ppo import anneal, ppo_round, rollout_numbers, score_rollouts
+from fisao_pipeline.training.rollouts import RolloutBatch
+
+TEMPERATURE = 0.9
+GROUP = 2
+PARAMS = PPOParams(
+    advantage="batch",
+    gamma=0.5,
+    gae_lambda=0.95,
+    normalise_advantages=True,
+    clip_range=0.2,
+    vf_coef=0.5,
+    kl_coef=0.1,
+    kl_target_nats=None,
+    max_round_kl_nats=None,
+    learning_rate=1e-3,
+    anneal_to=1.0,
+    weight_decay=0.0,
+    max_grad_norm=1000.0,
+    epochs=1,
+    batch_size=8,
+    micro_batch_size=8,
+    logprob_tolerance=0.01,
+)
+
+
+def params(**changes) -> PPOParams:
+    return PPOParams(**{**PARAMS.model_dump(), **changes})
+
+
+@pytest.fixture
+def policy(world) -> Policy:
+    return stir(world.policy())
+
+
+def roll_out(world: PocketWorld, policy: Policy, seed: int = 0) -> RolloutBatch:
+    """Two sampled completions of each of four prompts, of different lengths; every third token pays."""
+    prompts = world.prompts.head(4)
+    batch = policy.encode(prompts["prompt"].tolist(), prompts["image_id"].tolist(), world.open_image)
+    torch.manual_seed(seed)
+    ends = favour(Policy(policy.model, policy.processor), policy.tokenizer.eos_token_id, 0.0)
+    drawn = ends.sample(batch, Decoding(TEMPERATURE, 8), GROUP)
+    lengths = torch.tensor([8, 3, 5, 8, 1, 6, 7, 2]).clamp(max=drawn.mask.sum(dim=1))
+    mask = torch.arange(drawn.ids.shape[1]) < lengths[:, None]
+    rewards = torch.where(mask & (drawn.ids % 3 == 0), 1.0, 0.0)
+    return RolloutBatch(
+        [p for p in prompts["prompt"] for _ in range(GROUP)],
+        [i for i in prompts["image_id"] for _ in range(GROUP)],
+        torch.where(mask, drawn.ids, 0),
+        mask,
+        torch.where(mask, drawn.logprobs, 0.0),
+        rewards,
+    )
+
+
+def scored_by(world, policy, rollouts, ppo=PARAMS):
+    return score_rollouts(policy, rollouts, world.open_image, TEMPERATURE, ppo, ppo.kl_coef, GROUP)
+
+
+def one_round(world, policy, scored, ppo=PARAMS, optimizer=None, seed=0):
+    optimizer = optimizer or torch.optim.SGD(policy.trainable_parameters(), lr=ppo.learning_rate)
+    return ppo_round(policy, optimizer, scored, world.open_image, TEMPERATURE, ppo, seed)
+
+
+# --- before the first step -----------------------------------------------------------------------------------------
+
+
+def test_before_the_first_step_the_ratio_is_one_and_the_kl_is_zero(world):
+    policy = world.policy()
+    scored = scored_by(world, policy, roll_out(world, policy))
+    assert torch.equal(scored.old_logprobs, scored.ref_logprobs)
+    numbers = rollout_numbers(scored, 0.1)
+    assert numbers["kl"] == numbers["kl_k3"] == numbers["kl_penalty"] == 0
+    step = one_round(world, policy, scored)
+    assert step["ratio_mean"] == pytest.approx(1, abs=1e-6)
+    assert step["approx_kl"] == pytest.approx(0, abs=1e-6)
+    assert step["clip_fraction"] == 0
+
+
+def test_old_logprobs_are_the_samplers(world, policy):
+    rollouts = roll_out(world, policy)
+    scored = scored_by(world, policy, rollouts)
+    torch.testing.assert_close(scored.old_logprobs, rollouts.sampled_logprobs, atol=1e-4, rtol=0)
+    assert (scored.old_logprobs - scored.ref_logprobs).abs().max() > 1e-3, "a trained adapter differs from its base"
+    assert rollout_numbers(scored, 0.1)["logprob_gap"] < 1e-4
+
+
+@pytest.mark.parametrize("advantage", ["batch", "group", "gae"])
+def test_scoring_does_not_depend_on_the_micro_batch(world, policy, advantage):
+    if advantage == "gae":
+        policy.add_value_head()
+        torch.manual_seed(0)
+        torch.nn.init.normal_(policy.value_head.linear.weight, std=0.1)
+    rollouts = roll_out(world, policy)
+    whole = scored_by(world, policy, rollouts, params(advantage=advantage))
+    split = scored_by(world, policy, rollouts, params(advantage=advantage, micro_batch_size=2))
+    for name in ("old_logprobs", "ref_logprobs", "old_values", "advantages", "returns"):
+        torch.testing.assert_close(getattr(split, name), getattr(whole, name), atol=1e-4, rtol=1e-4, msg=name)
+        assert (getattr(whole, name)[~rollouts.completion_mask] == 0).all(), name
+
+
+def test_the_kl_is_taken_off_the_reward(world, policy):
+    rollouts = roll_out(world, policy)
+    mask = rollouts.completion_mask
+    ppo = params(normalise_advantages=False, gamma=0.0, kl_coef=0.7)
+    scored = scored_by(world, policy, rollouts, ppo)
+    expected = rollouts.token_rewards - 0.7 * (scored.old_logprobs - scored.ref_logprobs)
+    torch.testing.assert_close(scored.returns, torch.where(mask, expected, 0.0))
+    torch.testing.assert_close(scored.advantages[mask], (expected - expected[mask].mean())[mask])
+
+
+def test_a_sampler_that_disagrees_is_reported(world, policy, caplog):
+    rollouts = roll_out(world, policy)
+    with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
+        scored_by(world, policy, rollouts)
+    assert not caplog.text
+    tampered = replace(rollouts, sampled_logprobs=rollouts.sampled_logprobs + 0.05 * rollouts.completion_mask)
+    with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
+        scored = scored_by(world, policy, tampered)
+    assert "differ from the trainer's by up to 0.0500 nats (tolerance 0.0100)" in caplog.text
+    assert rollout_numbers(scored, 0.1)["logprob_gap"] == pytest.approx(0.05, abs=1e-3)
+
+
+# --- a step --------------------------------------------------------------------------------------------------------
+
+
+def gradient_and_weights(world, micro, advantage="batch"):
+    policy = stir(world.policy())
+    if advantage == "gae":
+        policy.add_value_head()
+    scored = scored_by(world, policy, roll_out(world, policy), params(advantage=advantage))
+    # Old logprobs that are not the present ones: clipping and the ratio take part.
+    moved = scored.old_logprobs + 0.15 * torch.sin(torch.arange(scored.old_logprobs.numel())).view_as(scored.old_logprobs)
+    scored = replace(scored, old_logprobs=torch.where(scored.rollouts.completion_mask, moved, 0.0))
+    ppo = params(advantage=advantage, micro_batch_size=micro, learning_rate=0.5)
+    step = one_round(world, policy, scored, ppo)
+    parameters = policy.trainable_parameters()
+    return step, [p.grad.clone() for p in parameters], [p.detach().clone() for p in parameters]
+
+
+@pytest.mark.parametrize("advantage", ["batch", "gae"])
+def test_micro_batches_change_neither_gradient_nor_step(world, advantage):
+    whole_step, whole_gradient, whole_weights = gradient_and_weights(world, 8, advantage)
+    assert max(g.abs().max() for g in whole_gradient) > 1e-3
+    for micro in (1, 4):
+        step, gradient, weights = gradient_and_weights(world, micro, advantage)
+        for got, expected in zip([*gradient, *weights], [*whole_gradient, *whole_weights], strict=True):
+            torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+        for name, value in whole_step.items():
+            assert step[name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_what_is_behind_the_mask_has_no_gradient(world):
+    """Junk tokens, advantages and logprobs off the mask change nothing."""
+    gradients = []
+    for junk in (False, True):
+        policy = stir(world.policy())
+        scored = scored_by(world, policy, roll_out(world, policy))
+        if junk:
+            off = ~scored.rollouts.completion_mask
+            rollouts = replace(
+                scored.rollouts, completion_ids=scored.rollouts.completion_ids.masked_fill(off, 305)
+            )
+            scored = replace(
+                scored,
+                rollouts=rollouts,
+                advantages=scored.advantages.masked_fill(off, 50.0),
+                old_logprobs=scored.old_logprobs.masked_fill(off, -3.0),
+            )
+        one_round(world, policy, scored)
+        gradients.append([p.grad.clone() for p in policy.trainable_parameters()])
+    for plain, with_junk in zip(*gradients, strict=True):
+        torch.testing.assert_close(with_junk, plain, atol=1e-6, rtol=1e-5)
+
+
+def test_the_first_step_follows_the_policy_gradient(world):
+    """At ratio 1 the gradient is −mean(A · ∇ log π), computed here without the clipped loss."""
+    policy = stir(world.policy())
+    scored = scored_by(world, policy, roll_out(world, policy))
+    rollouts = scored.rollouts
+    batch = policy.encode(rollouts.prompts, rollouts.image_ids, world.open_image)
+    logprobs, _ = policy.score(batch, rollouts.completion_ids, rollouts.completion_mask, TEMPERATURE)
+    parameters = policy.trainable_parameters()
+    objective = -(logprobs * scored.advantages).sum() / rollouts.completion_mask.sum()
+    expected = torch.autograd.grad(objective, parameters)
+    one_round(world, policy, scored)
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_a_step_raises_what_was_better_than_average(world, policy):
+    scored = scored_by(world, policy, roll_out(world, policy))
+    mask = scored.rollouts.completion_mask
+    ppo = params(learning_rate=0.05)
+    before = scored.old_logprobs
+    one_round(world, policy, scored, ppo)
+    after = scored_by(world, policy, scored.rollouts, ppo).old_logprobs
+    gain = ((after - before) * scored.advantages)[mask].mean()
+    assert gain > 1e-4
+
+
+def test_only_the_adapter_moves(world, policy):
+    policy.add_value_head()
+    frozen = {n: p.detach().clone() for n, p in policy.model.named_parameters() if ".lora_" not in n}
+    buffers = {n: b.clone() for n, b in policy.model.named_buffers()}
+    adapter = {n: p.detach().clone() for n, p in policy.model.named_parameters() if ".lora_" in n}
+    scored = scored_by(world, policy, roll_out(world, policy), params(advantage="gae"))
+    ppo = params(advantage="gae", epochs=2, batch_size=4, micro_batch_size=4, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(policy.trainable_parameters(), lr=1e-3, weight_decay=0.1)
+    one_round(world, policy, scored, ppo, optimizer)
+    now = dict(policy.model.named_parameters())
+    towers = ("vision_tower", "multi_modal_projector", "lm_head", "embed_tokens", "language_model")
+    for tower in towers:
+        assert any(tower in name for name in frozen), tower
+    assert all(torch.equal(now[name], tensor) for name, tensor in frozen.items())
+    assert all(torch.equal(dict(policy.model.named_buffers())[name], tensor) for name, tensor in buffers.items())
+    assert all(not torch.equal(now[name], tensor) for name, tensor in adapter.items())
+    assert (policy.value_head.linear.weight != 0).any()
+    assert len(adapter) == 2 * 3 * len(LORA.targets)
+
+
+def test_the_value_loss_leaves_the_adapter_alone(world):
+    """Twice the weight of the value loss: the same gradient on the adapter, twice that on the head."""
+    gradients = []
+    for vf_coef in (1.0, 2.0):
+        policy = stir(world.policy())
+        policy.add_value_head()
+        ppo = params(advantage="gae", vf_coef=vf_coef)
+        one_round(world, policy, scored_by(world, policy, roll_out(world, policy), ppo), ppo)
+        adapter = [p for p in policy.model.parameters() if p.requires_grad]
+        gradients.append(([p.grad for p in adapter], policy.value_head.linear.weight.grad))
+    (once, head), (twice, head_twice) = gradients
+    for a, b in zip(once, twice, strict=True):
+        assert torch.equal(a, b)
+    assert head.abs().max() > 0
+    torch.testing.assert_close(head_twice, 2 * head)
+
+
+# --- a round -------------------------------------------------------------------------------------------------------
+
+
+def test_every_response_is_seen_once_an_epoch(world, policy, monkeypatch):
+    scored = scored_by(world, policy, roll_out(world, policy))
+    seen: list[list[int]] = []
+    import fisao_pipeline.training.ppo as ppo_module
+
+    real = ppo_module._update
+    monkeypatch.setattr(
+        ppo_module, "_update", lambda p, o, s, rows, *rest: seen.append(list(rows)) or real(p, o, s, rows, *rest)
+    )
+    result = one_round(world, policy, scored, params(epochs=2, batch_size=3, micro_batch_size=3))
+    assert [len(rows) for rows in seen] == [3, 3, 2] * 2
+    assert sorted(sum(seen[:3], [])) == sorted(sum(seen[3:], [])) == list(range(8))
+    assert seen[:3] != seen[3:]
+    assert result["updates"] == 6
+    assert result["stopped_early"] == 0
+
+
+def test_a_round_ends_early_when_the_policy_has_moved_too_far(world, policy):
+    scored = scored_by(world, policy, roll_out(world, policy))
+    ppo = params(epochs=10, learning_rate=2.0, max_round_kl_nats=1e-4)
+    result = one_round(world, policy, scored, ppo)
+    assert result["stopped_early"] == 1
+    # The first step's KL is that before it, zero, so that two steps are the least.
+    assert 2 <= result["updates"] < 10
+    assert one_round(world, policy, scored, params(epochs=3))["updates"] == 3
+
+
+def test_a_gradient_that_is_no_number_is_refused(world, policy):
+    scored = scored_by(world, policy, roll_out(world, policy))
+    broken = replace(scored, advantages=torch.full_like(scored.advantages, float("nan")))
+    before = [p.detach().clone() for p in policy.trainable_parameters()]
+    with pytest.raises(FloatingPointError, match="learning_rate.*float32"):
+        one_round(world, policy, broken)
+    assert all(torch.equal(p, b) for p, b in zip(policy.trainable_parameters(), before, strict=True))
+
+
+def test_gradients_are_clipped(world, policy):
+    scored = scored_by(world, policy, roll_out(world, policy))
+    one_round(world, policy, scored, params(max_grad_norm=1e-3))
+    norm = torch.stack([p.grad.norm() for p in policy.trainable_parameters()]).norm()
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_learning_rate_falls_linearly(world):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    ppo = params(learning_rate=0.1, anneal_to=0.2)
+    rates = [anneal(optimizer, ppo, index, 5) for index in range(5)]
+    assert rates == pytest.approx([0.1, 0.08, 0.06, 0.04, 0.02])
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.02)
+    assert anneal(optimizer, ppo, 0, 1) == 0.1
+
+
+def test_numbers_of_a_rollout_are_per_response(world, policy):
+    rollouts = roll_out(world, policy)
+    scored = scored_by(world, policy, rollouts)
+    numbers = rollout_numbers(scored, 0.1)
+    assert numbers["token_reward"] == pytest.approx(float(rollouts.token_rewards.sum() / 8), rel=1e-5)
+    assert numbers["response_tokens"] == pytest.approx(float(rollouts.completion_mask.sum() / 8))
+    gap = scored.old_logprobs - scored.ref_logprobs
+    assert numbers["kl"] == pytest.approx(float(gap.sum() / 8), rel=1e-4)
+    assert numbers["kl_k3"] >= 0
