@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+import torch
 
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.policy import Policy
@@ -48,6 +49,8 @@ def train_adapter(
         params: The loop's settings.
         log_metrics: Called with metrics and the number of optimiser steps.
     """
+    # Before the policy is loaded: the seed decides on the fresh adapter's weights too.
+    torch.manual_seed(params.seed)
     vocabulary = ObjectVocabulary.load(annotation.vocabulary)
     annotator = Annotator(
         Verifier.load(verifier), vocabulary, VerifierBaseline.from_dict(baseline), annotation, open_image
