@@ -10,8 +10,8 @@ from collections.abc import Mapping
 logger = logging.getLogger(__name__)
 
 
-def log_to_active_run(metrics: Mapping[str, float], step: int) -> None:
-    """Log finite metrics as ``training.<name>``. A tracking server that fails is reported, never raised."""
+def log_to_active_run(metrics: Mapping[str, float], step: int, prefix: str = "training.") -> None:
+    """Log finite metrics as ``<prefix><name>``. A tracking server that fails is reported, never raised."""
     import mlflow  # noqa: PLC0415 - slow to import
     from mlflow.entities import Metric  # noqa: PLC0415
 
@@ -19,7 +19,7 @@ def log_to_active_run(metrics: Mapping[str, float], step: int) -> None:
     if run is None:
         return
     now = int(time.time() * 1000)
-    batch = [Metric(f"training.{name}", value, now, step) for name, value in metrics.items() if math.isfinite(value)]
+    batch = [Metric(f"{prefix}{name}", value, now, step) for name, value in metrics.items() if math.isfinite(value)]
     try:
         mlflow.MlflowClient().log_batch(run.info.run_id, metrics=batch)
     except Exception as error:
