@@ -104,7 +104,10 @@ class PPOParams(StageParams):
     gamma: float = Field(ge=0, le=1, description="Discount per token.")
     gae_lambda: float = Field(ge=0, le=1, description="λ of GAE; used by `gae` only.")
     normalise_advantages: bool = Field(description="Divide advantages by their spread over the batch.")
-    clip_range: float = Field(gt=0, lt=1, description="ε of the clipped ratio and of the clipped value.")
+    clip_range: float = Field(gt=0, lt=1, description="ε of the clipped ratio.")
+    value_clip_range: float | None = Field(
+        gt=0, description="Reward units that a value may move in a round; null leaves it free. Used by `gae` only."
+    )
     vf_coef: float = Field(ge=0, description="Weight of the value loss; used by `gae` only.")
     kl_coef: float = Field(ge=0, description="β of the KL penalty in the reward; the first value when adaptive.")
     kl_target_nats: float | None = Field(gt=0, description="KL per response to steer β towards; null keeps β fixed.")

@@ -24,7 +24,7 @@ from fisao_pipeline.models.loading import load_pretrained
 from fisao_pipeline.models.lora import attach_lora
 from fisao_pipeline.models.packing import pack_completions
 from fisao_pipeline.models.prompts import PromptBatch, PromptEncoder
-from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.models.value_head import ValueHead
 from fisao_pipeline.params import LoraParams
 
@@ -50,10 +50,15 @@ class Policy:
             ValueError: If the adapter was trained for another base model.
         """
         model, processor = load_pretrained(AutoModelForImageTextToText, source)
+        base = identity(source)
         if adapter is not None:
-            check_adapter_fits(Path(adapter), model)
+            check_adapter_fits(Path(adapter), model, base)
             return cls(PeftModel.from_pretrained(model, str(adapter)), processor)
-        return cls(attach_lora(model, lora) if lora is not None else model, processor)
+        policy = cls(attach_lora(model, lora) if lora is not None else model, processor)
+        if lora is not None:
+            # PEFT's own field for the exact base model; it is saved with the adapter and checked when that is loaded.
+            policy.model.peft_config["default"].revision = base
+        return policy
 
     @property
     def device(self) -> torch.device:
@@ -69,6 +74,18 @@ class Policy:
     def suppressed_ids(self) -> Int[Tensor, " s"]:
         """Tokens never sampled and never scored: the image token, for a sampled one breaks the forward pass."""
         return torch.tensor([self.backbone.config.image_token_id], device=self.device)
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether completions may be packed behind one copy of their prompt.
+
+        The packed mask is boolean, which only torch's scaled_dot_product_attention reads as such, and positions count
+        along one axis: eager or flash attention, sliding windows and multi-axis positions take the plain path.
+        """
+        text = self.backbone.config.get_text_config()
+        rope = getattr(text, "rope_parameters", None) or {}
+        plain = not getattr(text, "sliding_window", None) and "mrope_section" not in rope
+        return plain and getattr(text, "_attn_implementation", None) == "sdpa"
 
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """The adapter's parameters, and the value head's where there is one."""
@@ -142,6 +159,8 @@ class Policy:
         self, batch: PromptBatch, ids: Tensor, mask: Tensor, prompt_of_row: Sequence[int] | None
     ) -> tuple[dict, Int[Tensor, "b t"]]:
         """Arguments of the forward pass, and for each completion token the flat place of the state that predicts it."""
+        if prompt_of_row is not None and not self.shares_prompts:
+            batch, prompt_of_row = batch.rows(prompt_of_row), None
         inputs = batch.model_inputs()
         if prompt_of_row is not None:
             packed = pack_completions(batch.input_ids, batch.attention_mask, ids, mask, prompt_of_row)
@@ -208,13 +227,26 @@ def decode_with_offsets(tokenizer, token_ids: Sequence[int]) -> tuple[str, list[
     return text, spans
 
 
-def check_adapter_fits(adapter: Path, model: PreTrainedModel) -> None:
-    """Refuse an adapter whose weights do not fit the model it is put on.
+def check_adapter_fits(adapter: Path, model: PreTrainedModel, base: str | None = None) -> None:
+    """Refuse an adapter that was trained for another model than the one it is put on.
+
+    Args:
+        adapter: PEFT folder.
+        model: The base model.
+        base: Its ``models.source.identity``; None compares names and shapes of weights only, as does an adapter
+            that was made elsewhere and names no base of ours.
 
     Raises:
-        ValueError: If names or shapes differ; the message names both models.
+        ValueError: If identities, names or shapes differ; the message names both models.
     """
     config = json.loads((adapter / "adapter_config.json").read_text())
+    trained_on = config.get("revision")
+    if base is not None and trained_on is not None and trained_on != base:
+        raise ValueError(
+            f"the adapter {adapter} was trained for {config.get('base_model_name_or_path')!r} ({trained_on}) and not "
+            f"for {model.name_or_path!r} ({base}): train one for this model with `kedro run --pipelines=train`, or load "
+            "the other model"
+        )
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as weights:
         for key in weights.keys():

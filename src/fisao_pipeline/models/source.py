@@ -102,6 +102,12 @@ def fingerprint(folder: Path) -> str:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
+def identity(source: ModelSource) -> str:
+    """What tells a model from every other: the fingerprint of its folder, or its hub id and revision."""
+    folder = Path(source.path_or_id).expanduser()
+    return fingerprint(folder) if folder.is_dir() else f"{source.path_or_id}@{source.revision or 'main'}"
+
+
 def _cached(path_or_id: str, revision: str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - slow to import, and local folders need it not
 

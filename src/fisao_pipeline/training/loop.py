@@ -157,9 +157,8 @@ class PolicyTrainer:
             raise ValueError("policy_training: responses hold no training split; re-run response_sampling")
         rollouts = build_rollouts(responses, self.prompts, rewards, self.policy.device)
         # 3. Score under policy and reference.
-        group = self.sampling.responses_per_prompt
         ppo = self.params.ppo
-        scored = score_rollouts(self.policy, rollouts, open_image, temperature, ppo, self.kl_coef, group)
+        scored = score_rollouts(self.policy, rollouts, open_image, temperature, ppo, self.kl_coef)
         # 4. PPO steps.
         rate = anneal(self.optimizer, ppo, index, self.params.rounds)
         seed = self.params.seed + 31 * index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,7 +53,6 @@ def score_rollouts(
     temperature: float,
     params: PPOParams,
     kl_coef: float,
-    group_size: int,
 ) -> ScoredRollouts:
     """Logprobs of policy and reference, KL-penalised rewards, advantages.
 
@@ -74,7 +74,7 @@ def score_rollouts(
     else:
         returns = returns_to_go(rewards, mask, params.gamma)
         of_group = params.advantage == "group"
-        baseline = group_baseline(returns, group_size) if of_group else batch_baseline(returns, mask)
+        baseline = group_baseline(returns, rollouts.group_size) if of_group else batch_baseline(returns, mask)
         advantages = torch.where(mask, returns - baseline, 0.0)
     if params.normalise_advantages:
         advantages = normalise_advantages(advantages, mask)
@@ -169,7 +169,8 @@ def _micro_batch_loss(
     policy_loss = clipped_policy_loss(logprobs, old, advantages, mask, params.clip_range)
     loss, value_loss = policy_loss.loss, 0.0
     if policy.value_head is not None:
-        value_term = clipped_value_loss(values, old_values, returns, mask, params.clip_range)
+        value_range = math.inf if params.value_clip_range is None else params.value_clip_range
+        value_term = clipped_value_loss(values, old_values, returns, mask, value_range)
         loss, value_loss = loss + params.vf_coef * value_term, float(value_term.detach())
     return loss, {
         "policy_loss": float(policy_loss.loss.detach()),

@@ -42,6 +42,21 @@ class RolloutBatch:
         starts = [row for row in range(len(pairs)) if row == 0 or pairs[row] != pairs[row - 1]]
         return [range(a, b) for a, b in pairwise([*starts, len(pairs)])]
 
+    @property
+    def group_size(self) -> int:
+        """K, the same for every prompt.
+
+        Raises:
+            ValueError: If prompts have different numbers of rollouts.
+        """
+        sizes = {len(group) for group in self.groups}
+        if len(sizes) != 1:
+            raise ValueError(
+                f"policy_training: prompts have {sorted(sizes)} responses each, and a group baseline needs one number: "
+                "re-run response_sampling, or set policy_training.ppo.advantage to `gae` or `batch`"
+            )
+        return sizes.pop()
+
     def unique_prompts(self) -> tuple[list[str], list[str], list[int]]:
         """Prompt texts and image ids without repetition, and for each rollout the row of its prompt among them."""
         pairs = list(zip(self.prompts, self.image_ids, strict=True))

@@ -50,7 +50,6 @@ def run_seeds(
         seeded = {
             "sampling": sampling.model_copy(update={"seed": seed}),
             "training": training.model_copy(update={"seed": seed}),
-            "evaluation": evaluation.model_copy(update={"seed": seed}),
         }
         responses = sample_policy_responses(prompts, *pictures, policy_backbone, seeded["sampling"])
         _, baseline, rewards = annotate_responses(responses, *pictures, verifier, annotation)
@@ -69,11 +68,9 @@ def run_seeds(
         with tempfile.TemporaryDirectory() as folder:
             dataset = AdapterFolderDataset(filepath=str(Path(folder) / "adapter"))
             dataset.save(adapter)
-            predictions = answer_held_out_prompts(
-                prompts, *pictures, policy_backbone, dataset.load(), seeded["evaluation"]
-            )
-        comparisons[seed], _ = compare_base_and_aligned(predictions, image_manifest, seeded["evaluation"])
-    result = {"seeds": list(params.seeds), "means": seed_means(comparisons.values()), "by_seed": comparisons}
-    result["by_seed"] = {str(seed): comparison for seed, comparison in comparisons.items()}
+            predictions = answer_held_out_prompts(prompts, *pictures, policy_backbone, dataset.load(), evaluation)
+        comparisons[seed], _ = compare_base_and_aligned(predictions, image_manifest, evaluation)
+    by_seed = {str(seed): comparison for seed, comparison in comparisons.items()}
+    result = {"seeds": list(params.seeds), "means": seed_means(comparisons.values()), "by_seed": by_seed}
     logger.info("Means over %d seeds:\n%s", len(comparisons), format_seed_table(result))
     return result
