@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from string import Formatter
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class StageParams(BaseModel):
@@ -15,6 +16,8 @@ class StageParams(BaseModel):
 
 Split = Literal["calibration", "training", "probe", "held_out"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+# The widest range that every random generator takes; NumPy's ends here.
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
 class ImageIngestionParams(StageParams):
@@ -23,7 +26,7 @@ class ImageIngestionParams(StageParams):
     template_prompt: str = Field(pattern=r"\S", description="The prompt of every image when there is no prompts file.")
     split_fractions: dict[Split, Annotated[float, Field(ge=0, le=1)]] = Field(description="Shares of images; sum 1.")
     required_splits: tuple[Split, ...] = Field(description="An empty one of these is an error, another a warning.")
-    seed: int = Field(ge=0, description="Another seed deals the images into other splits.")
+    seed: Seed = Field(description="Another seed deals the images into other splits.")
     max_pixels: int = Field(ge=1, le=178_956_970, description="Width times height; Pillow's own limit is the highest.")
     min_side_pixels: int = Field(ge=1, description="Shortest side of an accepted image.")
     max_rejected_share: float = Field(ge=0, le=1, description="Share of unusable files that is still tolerated.")
@@ -47,8 +50,8 @@ class ResponseSamplingParams(StageParams):
     max_new_tokens: int = Field(ge=1, le=4096, description="Longest completion, in tokens.")
     prompts_per_round: int = Field(ge=1, description="Training prompts of one PPO round; the first round is cached.")
     calibration_prompts: int = Field(ge=1, description="Calibration prompts at most.")
-    batch_size: int = Field(ge=1, description="Completions drawn at once; memory and speed only.")
-    seed: int = Field(ge=0, description="Of every draw.")
+    batch_size: int = Field(ge=1, description="Completions drawn at once; another size draws other samples.")
+    seed: Seed = Field(description="Of every draw.")
 
 
 class FixedBaseline(StageParams):
@@ -61,12 +64,20 @@ class FixedBaseline(StageParams):
     sentence_mean: float = Field(ge=-1, le=1)
     sentence_std: float = Field(gt=0, le=1)
 
+    @model_validator(mode="after")
+    def _correct_scores_higher(self) -> FixedBaseline:
+        if self.correct_mean <= self.hallucinated_mean:
+            raise ValueError(
+                f"correct_mean {self.correct_mean:g} must exceed hallucinated_mean {self.hallucinated_mean:g}"
+            )
+        return self
+
 
 class RewardAnnotationParams(StageParams):
     """From responses to token rewards: what counts as an object, how it is scored and what the score pays."""
 
     vocabulary: str = Field(min_length=1, description="`coco`, `coco+common`, or the path of a vocabulary file.")
-    template: str = Field(pattern=r"\{\}", description="Text around a mention that the verifier scores.")
+    template: str = Field(description="Text around a mention that the verifier scores.")
     score_words: Literal["category", "written"] = Field(
         description="What stands in the template: the mention's category name, or its words as written."
     )
@@ -79,6 +90,17 @@ class RewardAnnotationParams(StageParams):
     false_mention_cost: float = Field(ge=1, description="Cost c of a false mention in the rule `posterior`.")
     repeat_penalty: float = Field(ge=0, description="Fine for naming a category again; repeats never earn.")
     min_auroc: float = Field(ge=0.5, le=1, description="Below it a warning says that training may do harm.")
+
+    @field_validator("template")
+    @classmethod
+    def _one_place_for_the_mention(cls, template: str) -> str:
+        try:
+            fields = [field for _, *field in Formatter().parse(template) if field[0] is not None]
+        except ValueError as problem:
+            raise ValueError(f"template {template!r} does not format: {problem}") from None
+        if fields != [["", "", None]]:
+            raise ValueError(f"template {template!r} must hold exactly one {{}} and no other field")
+        return template
 
     @model_validator(mode="after")
     def _fixed_needs_a_baseline(self) -> RewardAnnotationParams:
@@ -140,7 +162,7 @@ class PolicyTrainingParams(StageParams):
     keep: Literal["best", "last"] = Field(
         description="The round whose adapter is kept: best on the probe, or the last."
     )
-    seed: int = Field(ge=0, description="Of shuffling, of the prompts' order and, by round, of sampling.")
+    seed: Seed = Field(description="Of the fresh adapter, of shuffling and, by round, of sampling.")
 
 
 class BenchmarkEvaluationParams(StageParams):
@@ -155,14 +177,14 @@ class BenchmarkEvaluationParams(StageParams):
     batch_size: int = Field(ge=1)
     bootstrap_resamples: int = Field(ge=100)
     confidence: float = Field(gt=0.5, lt=1)
-    seed: int = Field(ge=0)
+    seed: Seed
 
 
 class PocketScenesParams(StageParams):
     """How many pictures the pocket world renders for a user to work with."""
 
     scenes: int = Field(ge=10)
-    seed: int = Field(ge=0, description="Differs from the models' seeds: they have not seen these scenes.")
+    seed: Seed = Field(description="Differs from the models' seeds: they have not seen these scenes.")
 
 
 class PocketVerifierParams(StageParams):
@@ -172,7 +194,7 @@ class PocketVerifierParams(StageParams):
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=2, description="Image-caption pairs a step; each is the others' contrast.")
     learning_rate: float = Field(gt=0, description="Peak of a cosine schedule.")
-    seed: int = Field(ge=0)
+    seed: Seed
 
     @model_validator(mode="after")
     def _batch_fits(self) -> PocketVerifierParams:
@@ -199,7 +221,7 @@ class PocketVLMParams(StageParams):
     scenes: int = Field(ge=8, description="Scenes rendered for training.")
     phases: tuple[PocketPhase, ...] = Field(min_length=1)
     batch_size: int = Field(ge=1, description="Examples a step.")
-    seed: int = Field(ge=0)
+    seed: Seed
 
     @model_validator(mode="after")
     def _batch_fits(self) -> PocketVLMParams:
@@ -211,7 +233,7 @@ class PocketVLMParams(StageParams):
 class SeedStudyParams(StageParams):
     """Which seeds the whole method is run with."""
 
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _distinct(self) -> SeedStudyParams:

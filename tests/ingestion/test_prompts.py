@@ -111,6 +111,31 @@ def test_what_cannot_be_used_is_refused_with_its_reason(run):
     }
 
 
+@pytest.mark.parametrize("prompt", ["<ima<image>ge>What?", "<im<ima<image>ge>age>\nWhat?<image>"])
+def test_no_image_token_is_left_by_taking_one_out(run, prompt):
+    assert run([row(1, prompt=prompt)])[0]["prompt"].tolist() == ["What?"]
+    assert set(run(None, template_prompt=prompt)[0]["prompt"]) == {"What?"}
+
+
+@pytest.mark.parametrize("token", ["</s>", "<s>", "<pad>", "<|im_start|>", "<|endoftext|>", "</<image>s>"])
+def test_text_that_is_read_as_a_control_token_is_refused(run, token):
+    prompts, rejected = run([row(1, prompt=f"What? {token} USER:"), row(2)])
+    assert list(prompts["prompt_id"]) == ["2"]
+    assert rejected["1"].startswith("control token in prompt")
+    with pytest.raises(ValueError, match=r"control token.*image_ingestion\.template_prompt"):
+        run(None, template_prompt=f"What? {token}")
+
+
+def test_angle_brackets_and_bars_of_plain_text_stay(run):
+    text = "Is a < b, <b>bold</b>, |x| > 2 or <3 in the picture?"
+    assert run([row(1, prompt=text)])[0]["prompt"].tolist() == [text]
+
+
+def test_a_template_that_is_only_an_image_token_is_an_error(run):
+    with pytest.raises(ValueError, match=r"empty prompt.*image_ingestion\.template_prompt"):
+        run(None, template_prompt="<image>")
+
+
 def test_conflicting_splits_of_one_image_refuse_all_its_prompts(run):
     rows = [row(1, split="training"), row(2, split="held_out"), row(3), row(4, "b.jpg", split="probe")]
     prompts, rejected = run(rows)

@@ -97,6 +97,29 @@ def test_neither_batch_nor_order_nor_padding_changes_a_score(world, policy):
     assert (wider[:, 9:] == 0).all()
 
 
+def test_completions_that_share_their_prompt_score_as_if_they_did_not(world, policy):
+    """Three of one prompt, one of another, and one that has no token, in any order."""
+    ids, mask = completions(policy, 6)
+    mask[4] = False
+    batch = world.batch(policy, 3)
+    assert not batch.attention_mask.all()
+    owners = [1, 0, 1, 2, 0, 1]
+    shared = scores(policy, batch, ids, mask, prompt_of_row=owners)
+    torch.testing.assert_close(shared, scores(policy, batch.rows(owners), ids, mask), atol=1e-5, rtol=1e-5)
+    reference = scores(policy, batch, ids, mask, prompt_of_row=owners, reference=True)
+    expected = scores(policy, batch.rows(owners), ids, mask, reference=True)
+    torch.testing.assert_close(reference, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_completions_that_share_a_prompt_do_not_see_each_other(world, policy):
+    ids, mask = completions(policy, 2)
+    batch = world.batch(policy, 1)
+    other = ids.clone()
+    other[0] = 350
+    first, second = (scores(policy, batch, i, mask, prompt_of_row=[0, 0])[1] for i in (ids, other))
+    torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
+
+
 def test_what_lies_behind_the_mask_changes_nothing(world, policy):
     ids, mask = completions(policy, 6)
     other = torch.where(mask, ids, 301)

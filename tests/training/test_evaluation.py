@@ -100,7 +100,15 @@ def test_without_yes_no_questions(world):
     assert len(table) == 2 * (2 + 2 * PARAMS.samples_per_prompt)
 
 
+def test_no_held_out_prompt_names_the_parameter(world):
+    others = world.prompts[world.prompts["split"] != "held_out"]
+    with pytest.raises(ValueError, match=r"image_ingestion\.split_fractions\.held_out"):
+        held_out_questions(others, {}, 2)
+
+
 def test_an_untrained_adapter_answers_as_the_base(world, questions):
     table = answer_prompts(world.policy(), questions, world.open_image, PARAMS)
-    base, aligned = (table[table["model"] == m].drop(columns="model").reset_index(drop=True) for m in ("base", "aligned"))
+    base, aligned = (
+        table[table["model"] == m].drop(columns="model").reset_index(drop=True) for m in ("base", "aligned")
+    )
     pd.testing.assert_frame_equal(base, aligned)

@@ -32,6 +32,7 @@ PPO = {
     "gae_lambda": 0.95,
     "normalise_advantages": True,
     "clip_range": 0.2,
+    "value_clip_range": None,
     "vf_coef": 0.5,
     "kl_coef": 0.01,
     "kl_target_nats": None,
@@ -87,7 +88,13 @@ def toy_policy(world, seed=0):
 
 def trainer_of(world, params, log=None) -> PolicyTrainer:
     return PolicyTrainer(
-        toy_policy(world, params.seed), ToyAnnotator(world), world.prompts, SAMPLING, params, {}, log or (lambda metrics, step: None)
+        toy_policy(world, params.seed),
+        ToyAnnotator(world),
+        world.prompts,
+        SAMPLING,
+        params,
+        {},
+        log or (lambda metrics, step: None),
     )
 
 
@@ -310,6 +317,16 @@ def test_without_annotations_the_probe_goes_by_the_reward():
     assert "probe_chair_i" not in numbers
 
 
+@pytest.mark.parametrize("rows", [[], [("a", "book", None, False)]])
+def test_naming_nothing_of_annotated_images_scores_zero_whatever_its_reward(rows):
+    responses = pd.DataFrame({"response_id": ["a"], "image_id": ["i0"]})
+    rewards = pd.DataFrame({"response_id": ["a"], "token_rewards": [[0.0, 0.75]]})
+    numbers = probe_numbers(responses, mentions_of(rows), rewards, {"i0": {"dog"}})
+    assert numbers["probe_score"] == numbers["probe_recall"] == 0
+    assert numbers["probe_reward"] == 0.75
+    assert "probe_chair_i" not in numbers
+
+
 # --- from artifacts ------------------------------------------------------------------------------------------------
 
 
@@ -324,18 +341,25 @@ def test_an_adapter_from_the_artifacts_of_the_stages(world, tmp_path):
     tables = {"responses": responses, "token_rewards": done.token_rewards, "prompts": world.prompts}
     for name, table in tables.items():
         table.to_parquet(tmp_path / name)
-    result = train_adapter(
-        **{name: pd.read_parquet(tmp_path / name) for name in tables},
-        manifest=world.manifest,
-        open_image=world.open_image,
-        baseline=done.baseline.to_dict(),
-        backbone=world.policy_source,
-        verifier=world.verifier_source,
-        sampling=SAMPLING,
-        annotation=ANNOTATION,
-        params=settings(keep="last"),
-        log_metrics=lambda metrics, step: None,
-    )
+    results = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        results.append(
+            train_adapter(
+                **{name: pd.read_parquet(tmp_path / name) for name in tables},
+                manifest=world.manifest,
+                open_image=world.open_image,
+                baseline=done.baseline.to_dict(),
+                backbone=world.policy_source,
+                verifier=world.verifier_source,
+                sampling=SAMPLING,
+                annotation=ANNOTATION,
+                params=settings(keep="last"),
+                log_metrics=lambda metrics, step: None,
+            )
+        )
+    result, again = results
     assert result.history["logprob_gap"].max() < 1e-3, "the stage's responses are the policy's own"
     assert result.adapter_config["peft_type"] == "LORA"
     assert set(result.rollouts["round"]) == {1}
+    assert same(result.adapter_state, again.adapter_state), "the seed alone decides, on the fresh adapter too"

@@ -10,6 +10,7 @@ from tests.pocket_models import LORA, PocketWorld, favour, stir
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.params import PPOParams
+from fisao_pipeline.training import ppo as ppo_module
 from fisao_pipeline.training.ppo import anneal, ppo_round, rollout_numbers, score_rollouts
 from fisao_pipeline.training.rollouts import RolloutBatch
 
@@ -21,6 +22,7 @@ PARAMS = PPOParams(
     gae_lambda=0.95,
     normalise_advantages=True,
     clip_range=0.2,
+    value_clip_range=None,
     vf_coef=0.5,
     kl_coef=0.1,
     kl_target_nats=None,
@@ -66,7 +68,7 @@ def roll_out(world: PocketWorld, policy: Policy, seed: int = 0) -> RolloutBatch:
 
 
 def scored_by(world, policy, rollouts, ppo=PARAMS):
-    return score_rollouts(policy, rollouts, world.open_image, TEMPERATURE, ppo, ppo.kl_coef, GROUP)
+    return score_rollouts(policy, rollouts, world.open_image, TEMPERATURE, ppo, ppo.kl_coef)
 
 
 def one_round(world, policy, scored, ppo=PARAMS, optimizer=None, seed=0):
@@ -142,7 +144,9 @@ def gradient_and_weights(world, micro, advantage="batch"):
         policy.add_value_head()
     scored = scored_by(world, policy, roll_out(world, policy), params(advantage=advantage))
     # Old logprobs that are not the present ones: clipping and the ratio take part.
-    moved = scored.old_logprobs + 0.15 * torch.sin(torch.arange(scored.old_logprobs.numel())).view_as(scored.old_logprobs)
+    moved = scored.old_logprobs + 0.15 * torch.sin(torch.arange(scored.old_logprobs.numel())).view_as(
+        scored.old_logprobs
+    )
     scored = replace(scored, old_logprobs=torch.where(scored.rollouts.completion_mask, moved, 0.0))
     ppo = params(advantage=advantage, micro_batch_size=micro, learning_rate=0.5)
     step = one_round(world, policy, scored, ppo)
@@ -170,9 +174,7 @@ def test_what_is_behind_the_mask_has_no_gradient(world):
         scored = scored_by(world, policy, roll_out(world, policy))
         if junk:
             off = ~scored.rollouts.completion_mask
-            rollouts = replace(
-                scored.rollouts, completion_ids=scored.rollouts.completion_ids.masked_fill(off, 305)
-            )
+            rollouts = replace(scored.rollouts, completion_ids=scored.rollouts.completion_ids.masked_fill(off, 305))
             scored = replace(
                 scored,
                 rollouts=rollouts,
@@ -252,20 +254,39 @@ def test_the_value_loss_leaves_the_adapter_alone(world):
 
 
 def test_every_response_is_seen_once_an_epoch(world, policy, monkeypatch):
+    """A step takes whole groups; the two completions of a prompt share its computation."""
     scored = scored_by(world, policy, roll_out(world, policy))
     seen: list[list[int]] = []
-    import fisao_pipeline.training.ppo as ppo_module
-
     real = ppo_module._update
-    monkeypatch.setattr(
-        ppo_module, "_update", lambda p, o, s, rows, *rest: seen.append(list(rows)) or real(p, o, s, rows, *rest)
-    )
-    result = one_round(world, policy, scored, params(epochs=2, batch_size=3, micro_batch_size=3))
-    assert [len(rows) for rows in seen] == [3, 3, 2] * 2
-    assert sorted(sum(seen[:3], [])) == sorted(sum(seen[3:], [])) == list(range(8))
-    assert seen[:3] != seen[3:]
-    assert result["updates"] == 6
+
+    def update(policy, optimizer, scored, groups, *rest):
+        seen.append([row for group in groups for row in group])
+        return real(policy, optimizer, scored, groups, *rest)
+
+    monkeypatch.setattr(ppo_module, "_update", update)
+    result = one_round(world, policy, scored, params(epochs=2, batch_size=6, micro_batch_size=2))
+    assert [len(rows) for rows in seen] == [6, 2, 6, 2]
+    for epoch in (seen[:2], seen[2:]):
+        assert sorted(row for rows in epoch for row in rows) == list(range(8))
+    assert seen[:2] != seen[2:], "another order in every epoch"
+    assert result["updates"] == 4
     assert result["stopped_early"] == 0
+
+
+def test_micro_batches_hold_whole_groups(world, policy):
+    rollouts = roll_out(world, policy)
+    assert rollouts.groups == [range(0, 2), range(2, 4), range(4, 6), range(6, 8)]
+    for size, count in ((1, 4), (4, 2), (5, 2), (8, 1)):
+        parts = ppo_module.micro_batches(rollouts, rollouts.groups, size)
+        assert len(parts) == count
+        assert sorted(row for part in parts for row in part) == list(range(8))
+
+
+def test_a_lost_response_does_not_keep_the_others_from_training(world, policy):
+    """Groups differ in size where a response was empty."""
+    rollouts = roll_out(world, policy).rows([0, 2, 3, 4, 5, 6, 7])
+    scored = scored_by(world, policy, rollouts, params(advantage="batch"))
+    assert one_round(world, policy, scored, params(batch_size=4, micro_batch_size=2))["updates"] >= 2
 
 
 def test_a_round_ends_early_when_the_policy_has_moved_too_far(world, policy):
@@ -282,7 +303,7 @@ def test_a_gradient_that_is_no_number_is_refused(world, policy):
     scored = scored_by(world, policy, roll_out(world, policy))
     broken = replace(scored, advantages=torch.full_like(scored.advantages, float("nan")))
     before = [p.detach().clone() for p in policy.trainable_parameters()]
-    with pytest.raises(FloatingPointError, match="learning_rate.*float32"):
+    with pytest.raises(FloatingPointError, match=r"learning_rate.*float32"):
         one_round(world, policy, broken)
     assert all(torch.equal(p, b) for p, b in zip(policy.trainable_parameters(), before, strict=True))
 

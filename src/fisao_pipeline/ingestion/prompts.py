@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from fisao_pipeline.params import SPLITS, ImageIngestionParams
 
 PROMPT_COLUMNS = ["prompt_id", "image_id", "prompt", "split"]
 IMAGE_TOKEN = "<image>"
+# What a tokenizer would read as a control token, not as text: it would end the prompt, or ask for a second image.
+_CONTROL_TOKEN = re.compile(r"</?s>|<(?:pad|unk|bos|eos|image|video)>|<\|[^<>]*\|>")
 _HUMAN = frozenset({"human", "user"})
 
 
@@ -54,11 +57,12 @@ def make_prompts(
         share one split.
 
     Raises:
-        ValueError: A file is no list of rows, or a required split is empty.
+        ValueError: A file is no list of rows, the template is no usable prompt, or a required split is empty.
     """
     rejections: list[Rejection] = []
     if files is None:
-        prompts = [_Prompt(row.image_id, row.file_name, params.template_prompt) for row in manifest.itertuples()]
+        template = _template_text(params.template_prompt)
+        prompts = [_Prompt(row.image_id, row.file_name, template) for row in manifest.itertuples()]
     else:
         prompts = _read_files(files, manifest, refused_images, rejections)
     prompts = _deal(prompts, dict(zip(manifest["file_name"], manifest["sha256"], strict=True)), params, rejections)
@@ -106,13 +110,32 @@ def _read_row(prompt_id: str, row: Any, where: str) -> _Prompt:
     if image is None:
         raise _RefusedError(f"prompt without one image: {where}")
     raw = _first_question(row["conversations"]) if "conversations" in row else row.get("prompt")
-    text = as_text(raw.replace(IMAGE_TOKEN, "") if isinstance(raw, str) else None)
-    if text is None:
-        raise _RefusedError(f"empty prompt: no text in {where}")
+    text = _prompt_text(raw, where)
     split = row.get("split")
     if split is not None and split not in SPLITS:
         raise _RefusedError(f"unknown split: {split!r} in {where} is none of {', '.join(SPLITS)}")
     return _Prompt(prompt_id, image, text, split)
+
+
+def _prompt_text(raw: Any, where: str) -> str:
+    """Return the prompt without image tokens; the loader places the image itself."""
+    # Again and again: taking one token out may join the halves of another.
+    while isinstance(raw, str) and IMAGE_TOKEN in raw:
+        raw = raw.replace(IMAGE_TOKEN, "")
+    text = as_text(raw)
+    if text is None:
+        raise _RefusedError(f"empty prompt: no text in {where}")
+    control = _CONTROL_TOKEN.search(text)
+    if control:
+        raise _RefusedError(f"control token in prompt: {control[0]!r} in {where}")
+    return text
+
+
+def _template_text(template: str) -> str:
+    try:
+        return _prompt_text(template, "image_ingestion.template_prompt")
+    except _RefusedError as reason:
+        raise ValueError(f"The template cannot be asked. {reason}") from None
 
 
 def _first_question(turns: Any) -> Any:

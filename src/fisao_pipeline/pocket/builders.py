@@ -50,7 +50,7 @@ def build_verifier_processor(captions: Iterable[str], vocab_size: int = 400) -> 
 
 
 def build_verifier(processor: CLIPProcessor) -> CLIPModel:
-    """A CLIP of about 0.9 M parameters: image tower of 4 layers, text tower of 2, both of width 96."""
+    """A CLIP of about 0.75 M parameters: image tower of 4 layers, text tower of 2, both of width 96."""
     tokenizer = processor.tokenizer
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -112,7 +112,7 @@ def build_policy_processor(texts: Iterable[str], merges: int = 120) -> LlavaProc
 
 
 def build_policy(processor: LlavaProcessor, verifier: CLIPModel) -> LlavaForConditionalGeneration:
-    """A LLaVA of about 1.1 M parameters around the verifier's own image tower, which stays frozen."""
+    """A LLaVA of about 1.2 M parameters around the verifier's own image tower, which stays frozen."""
     tokenizer = processor.tokenizer
     text = LlamaConfig(
         vocab_size=len(tokenizer),

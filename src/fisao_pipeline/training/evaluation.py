@@ -65,8 +65,17 @@ def held_out_questions(
     pope_questions: Mapping[str, Sequence[Any]],
     held_out_images: int,
 ) -> pd.DataFrame:
-    """Caption prompts of held-out images and POPE questions (by strategy) about the same images, as one table."""
+    """Caption prompts of held-out images and POPE questions (by strategy) about the same images, as one table.
+
+    Raises:
+        ValueError: No prompt belongs to the held-out split.
+    """
     captions = prompts[prompts["split"] == "held_out"]
+    if captions.empty:
+        raise ValueError(
+            "benchmark_evaluation: no held-out prompt to answer; raise image_ingestion.split_fractions.held_out, or "
+            "give prompts of that split, and re-run image_ingestion"
+        )
     kept = captions["image_id"].drop_duplicates().head(held_out_images)
     captions = captions[captions["image_id"].isin(kept)].assign(task="caption", answer=None, pope_strategy=None)
     rows = [

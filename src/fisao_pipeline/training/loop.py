@@ -213,7 +213,11 @@ class PolicyTrainer:
 def probe_numbers(
     responses: pd.DataFrame, mentions: pd.DataFrame, rewards: pd.DataFrame, objects: Mapping[str, set[str]]
 ) -> dict[str, float]:
-    """What the probe's answers are worth; see ``PolicyTrainer.probe``."""
+    """What the probe's answers are worth; see ``PolicyTrainer.probe``.
+
+    Where images are annotated, a round that names nothing known scores 0: it is never judged by its reward, which has
+    another scale than the other rounds' scores.
+    """
     count = len(responses)
     reward = sum(sum(row) for row in rewards["token_rewards"]) / count
     numbers = {
@@ -224,15 +228,12 @@ def probe_numbers(
     }
     true = sum(len(objects.get(image_id, ())) for image_id in responses["image_id"])
     labelled = mentions.dropna(subset="label")
-    if not true or labelled.empty:
+    if not true:
         return numbers
     false = int((labelled["label"] == "hallucinated").sum())
     named = len(labelled[labelled["label"] == "correct"].drop_duplicates(["response_id", "category"]))
-    return numbers | {
-        "probe_chair_i": false / len(labelled),
-        "probe_recall": named / true,
-        "probe_score": (named - false) / true,
-    }
+    numbers |= {"probe_recall": named / true, "probe_score": (named - false) / true}
+    return numbers if labelled.empty else numbers | {"probe_chair_i": false / len(labelled)}
 
 
 def progress_line(row: Mapping[str, float]) -> str:

@@ -1,0 +1,128 @@
+"""Every parameters file of every environment is valid, and nothing invalid passes."""
+
+from pathlib import Path
+
+import pytest
+from kedro.config import OmegaConfigLoader
+from pydantic import ValidationError
+
+from fisao_pipeline import params
+from fisao_pipeline.settings import CONFIG_LOADER_ARGS
+
+CONF = Path(__file__).parents[1] / "conf"
+ENVIRONMENTS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "local")
+MODELS = {
+    "image_ingestion": params.ImageIngestionParams,
+    "response_sampling": params.ResponseSamplingParams,
+    "reward_annotation": params.RewardAnnotationParams,
+    "policy_training": params.PolicyTrainingParams,
+    "benchmark_evaluation": params.BenchmarkEvaluationParams,
+    "pocket_scenes": params.PocketScenesParams,
+    "pocket_verifier": params.PocketVerifierParams,
+    "pocket_vlm": params.PocketVLMParams,
+    "seed_study": params.SeedStudyParams,
+}
+
+
+def load(env: str) -> dict:
+    return OmegaConfigLoader(str(CONF), env=env, **{**CONFIG_LOADER_ARGS, "default_run_env": env})["parameters"]
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_every_block_of_every_environment_is_valid(env):
+    blocks = load(env)
+    assert set(MODELS) <= set(blocks)
+    for name, model in MODELS.items():
+        model(**blocks[name])
+
+
+def test_every_model_has_its_block():
+    blocks = {
+        value
+        for value in vars(params).values()
+        if isinstance(value, type) and issubclass(value, params.StageParams) and value is not params.StageParams
+    }
+    nested = {params.FixedBaseline, params.LoraParams, params.PPOParams, params.PocketPhase}
+    assert blocks - nested == set(MODELS.values())
+
+
+def test_an_environment_keeps_what_it_does_not_set():
+    base, smoke = load("base"), load("smoke")
+    assert smoke["policy_training"]["rounds"] != base["policy_training"]["rounds"]
+    assert smoke["policy_training"]["ppo"]["clip_range"] == base["policy_training"]["ppo"]["clip_range"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_unknown_key_is_refused_by_name(name):
+    with pytest.raises(ValidationError, match="clip_rnage"):
+        MODELS[name](**load("base")[name], clip_rnage=1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_block_never_changes_after_loading(name):
+    block = MODELS[name](**load("base")[name])
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(block, next(iter(MODELS[name].model_fields)), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        ("image_ingestion", "split_fractions", {"training": 0.5, "calibration": 0.4}),
+        ("image_ingestion", "min_side_pixels", 100_000),
+        ("response_sampling", "temperature", 0.0),
+        ("response_sampling", "responses_per_prompt", 0),
+        ("reward_annotation", "template", "no place for the word"),
+        ("reward_annotation", "calibration", "guess"),
+        ("reward_annotation", "false_mention_cost", 0.5),
+        ("policy_training", "rounds", 0),
+        ("policy_training", "lora.targets", []),
+        ("policy_training", "ppo.clip_range", 1.5),
+        ("policy_training", "ppo.micro_batch_size", 7),
+        ("policy_training", "ppo.kl_target_nats", 0),
+        ("benchmark_evaluation", "confidence", 1.0),
+        ("pocket_verifier", "batch_size", 10_000_000),
+        ("pocket_vlm", "phases", []),
+        ("seed_study", "seeds", [1, 1]),
+    ],
+)
+def test_what_is_out_of_range_is_refused(name, path, value):
+    block = load("base")[name]
+    *parents, leaf = path.split(".")
+    inner = block
+    for parent in parents:
+        inner = inner[parent]
+    inner[leaf] = value
+    with pytest.raises(ValidationError, match=leaf):
+        MODELS[name](**block)
+
+
+def test_a_fixed_calibration_needs_its_baseline():
+    block = {**load("base")["reward_annotation"], "calibration": "fixed", "fixed_baseline": None}
+    with pytest.raises(ValidationError, match="`fixed` needs fixed_baseline"):
+        params.RewardAnnotationParams(**block)
+
+
+def test_the_template_holds_one_place_and_nothing_else():
+    block = load("base")["reward_annotation"]
+    for template in ("{}", "a photo of a {}", "a {} in {{braces}}"):
+        params.RewardAnnotationParams(**{**block, "template": template}).template.format("x")
+    for template in ("{} and {}", "{0}", "{name} {}", "{:>9}", "{!r}", "{:{}}", "{{}}", "a {} {", "a {} }", "no place"):
+        with pytest.raises(ValidationError, match=r"template.*(exactly one|does not format)"):
+            params.RewardAnnotationParams(**{**block, "template": template})
+
+
+@pytest.mark.parametrize("correct_mean", [0.1, 0.2])
+def test_a_fixed_baseline_that_would_pay_hallucinations_is_refused(correct_mean):
+    others = {"std": 0.05, "mixing_weight": 0.5, "sentence_mean": 0.2, "sentence_std": 0.1}
+    with pytest.raises(ValidationError, match=r"correct_mean .* must exceed hallucinated_mean 0\.2"):
+        params.FixedBaseline(correct_mean=correct_mean, hallucinated_mean=0.2, **others)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "seed" in MODELS[name].model_fields])
+def test_a_seed_fits_every_generator(name):
+    block = load("base")[name]
+    assert MODELS[name](**{**block, "seed": 2**32 - 1}).seed == 2**32 - 1
+    for seed in (-1, 2**32):
+        with pytest.raises(ValidationError, match="seed"):
+            MODELS[name](**{**block, "seed": seed})

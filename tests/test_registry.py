@@ -1,0 +1,85 @@
+"""The pipelines by name, and that listing them costs no heavy import."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fisao_pipeline.pipeline_registry import register_pipelines
+
+STAGES = ("image_ingestion", "response_sampling", "reward_annotation", "policy_training", "benchmark_evaluation")
+
+
+@pytest.fixture(scope="module")
+def pipelines():
+    return register_pipelines()
+
+
+def test_names(pipelines):
+    assert {*STAGES, "__default__", "train", "pocket_world", "seed_study"} <= set(pipelines)
+
+
+def names(*parts):
+    return {node.name for part in parts for node in part.nodes}
+
+
+def test_train_is_the_first_four_stages_and_the_default_all_five(pipelines):
+    assert names(pipelines["train"]) == names(*(pipelines[stage] for stage in STAGES[:4]))
+    assert names(pipelines["__default__"]) == names(*(pipelines[stage] for stage in STAGES))
+
+
+def test_only_the_evaluation_makes_predictions(pipelines):
+    assert "predictions" in pipelines["benchmark_evaluation"].all_outputs()
+    assert "predictions" not in pipelines["train"].all_outputs() | pipelines["train"].inputs()
+
+
+def test_every_node_is_tagged_with_its_stage(pipelines):
+    for stage in STAGES:
+        assert all(stage in node.tags for node in pipelines[stage].nodes)
+
+
+def test_every_stage_starts_from_artifacts_that_are_in_the_catalog(pipelines):
+    """So that each can be run again alone."""
+    from pathlib import Path
+
+    from kedro.config import OmegaConfigLoader
+
+    from fisao_pipeline.settings import CONFIG_LOADER_ARGS
+
+    conf = Path(__file__).parents[1] / "conf"
+    for env in ("base", "smoke"):
+        loader = OmegaConfigLoader(str(conf), env=env, **{**CONFIG_LOADER_ARGS, "default_run_env": env})
+        entries = set(loader["catalog"])
+        for name in (*STAGES, "pocket_world", "seed_study"):
+            needed = {i for i in pipelines[name].inputs() if not i.startswith("params:") and i != "parameters"}
+            assert needed <= entries, f"{env}, {name}"
+            assert pipelines[name].outputs() <= entries, f"{env}, {name}"
+
+
+def test_smoke_shares_no_file_with_base():
+    from pathlib import Path
+
+    from kedro.config import OmegaConfigLoader
+
+    from fisao_pipeline.settings import CONFIG_LOADER_ARGS
+
+    conf = Path(__file__).parents[1] / "conf"
+    catalogs = {
+        env: OmegaConfigLoader(str(conf), env=env, **{**CONFIG_LOADER_ARGS, "default_run_env": env})["catalog"]
+        for env in ("base", "smoke")
+    }
+    assert set(catalogs["smoke"]) == set(catalogs["base"])
+    for name, entry in catalogs["smoke"].items():
+        assert entry["filepath"].startswith("data/smoke/"), name
+        assert entry["type"] == catalogs["base"][name]["type"], name
+        assert entry.get("dataset") == catalogs["base"][name].get("dataset"), name
+        assert entry.get("versioned") == catalogs["base"][name].get("versioned"), name
+
+
+def test_importing_the_registry_loads_nothing_heavy():
+    code = (
+        "import sys; from fisao_pipeline.pipeline_registry import register_pipelines; register_pipelines(); "
+        "print(sorted({'torch', 'transformers', 'mlflow', 'peft'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
