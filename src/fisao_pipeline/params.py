@@ -158,7 +158,7 @@ class PolicyTrainingParams(StageParams):
     rounds: int = Field(ge=1, description="Times that sample, annotate, train is repeated.")
     lora: LoraParams
     ppo: PPOParams
-    probe_prompts: int = Field(ge=0, description="Probe prompts answered greedily after each round; 0 keeps the last.")
+    probe_prompts: int = Field(ge=0, description="Probe prompts answered after each round; 0 keeps the last.")
     keep: Literal["best", "last"] = Field(
         description="The round whose adapter is kept: best on the probe, or the last."
     )

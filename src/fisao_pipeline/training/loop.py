@@ -173,18 +173,24 @@ class PolicyTrainer:
         return {**row, **self.probe()}
 
     def probe(self) -> dict[str, float]:
-        """Greedy answers to the probe prompts: reward, objects and, where images are annotated, CHAIR and recall.
+        """Answers to the probe prompts, greedy and sampled: reward, objects and, with annotations, CHAIR and recall.
 
-        ``probe_score`` picks the round to keep: true objects named minus false mentions, per true object; without
-        annotations the mean reward of a response.
+        ``probe_score`` picks the round to keep: true objects named minus false mentions, per true object, or without
+        annotations the mean reward of a response; the mean over both decodings, for a model is used in both.
         """
         if self.probe_prompts.empty:
             return {}
+        greedy, sampled = self._probe(0.0), self._probe(self.sampling.temperature)
+        score = (greedy["probe_score"] + sampled["probe_score"]) / 2
+        renamed = {name.replace("probe_", "probe_sampled_"): value for name, value in sampled.items()}
+        return {**greedy, **renamed, "probe_score": score}
+
+    def _probe(self, temperature: float) -> dict[str, float]:
         responses = sample_responses(
             self.policy,
             self.probe_prompts,
             self.annotator.open_image,
-            Decoding(0.0, self.sampling.max_new_tokens),
+            Decoding(temperature, self.sampling.max_new_tokens),
             responses_per_prompt=1,
             batch_size=self.sampling.batch_size,
             seed=0,
