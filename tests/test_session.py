@@ -25,6 +25,8 @@ def start(project: Path) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "COLUMNS": "500", "TERMINAL_WIDTH": "500"},
+        # A test run started in the background (`pytest &`) ignores Ctrl-C, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     deadline = time.monotonic() + 60
     while not (project / "waiting").exists():

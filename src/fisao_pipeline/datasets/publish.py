@@ -13,6 +13,7 @@ from pathlib import Path
 from kedro.io import DatasetError
 
 STAGING_PREFIX = ".staging-"
+MANY_FILES = 100
 STALE_AFTER_SECONDS = 24 * 3600
 _PREVIOUS = "previous"
 
@@ -133,7 +134,7 @@ def _sync(path: Path) -> None:
     if not path.is_dir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    elif hasattr(os, "sync"):
+    elif hasattr(os, "sync") and len(list(path.iterdir())) > MANY_FILES:
         os.sync()  # one flush of everything: thousands of pictures flushed one by one take minutes
     else:
         for child in path.iterdir():
