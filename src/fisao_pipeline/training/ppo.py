@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -89,7 +88,6 @@ def ppo_round(
     temperature: float,
     params: PPOParams,
     seed: int,
-    log_update: Callable[[dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
     """Take the round's PPO steps; gradients are summed over micro-batches, each token weighing the same.
 
@@ -110,8 +108,6 @@ def ppo_round(
                 part = order[chosen.start : chosen.stop]
                 step = _update(policy, optimizer, scored, part, open_image, temperature, params)
                 steps.append(step)
-                if log_update is not None:
-                    log_update(step)
                 progress.update(sum(map(len, part)))
                 progress.set_postfix(loss=f"{step['policy_loss']:.3f}", kl=f"{step['approx_kl']:.4f}")
                 if params.max_round_kl_nats is not None and step["approx_kl"] > params.max_round_kl_nats:
