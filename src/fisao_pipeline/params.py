@@ -209,10 +209,6 @@ class PocketPhase(StageParams):
     steps: int = Field(ge=1)
     learning_rate: float = Field(gt=0, description="Peak of a cosine schedule.")
     invent_share: float = Field(ge=0, le=1, description="Share of captions that name habitual but absent objects.")
-    question_share: float = Field(ge=0, le=1, description="Share of examples that are yes/no questions.")
-    weigh: Literal["tokens", "answers"] = Field(
-        description="Loss as a mean over tokens, or over answers first: `Yes.` then weighs as much as a caption."
-    )
 
 
 class PocketVLMParams(StageParams):
@@ -220,7 +216,10 @@ class PocketVLMParams(StageParams):
 
     scenes: int = Field(ge=8, description="Scenes rendered for training.")
     phases: tuple[PocketPhase, ...] = Field(min_length=1)
-    batch_size: int = Field(ge=1, description="Examples a step.")
+    batch_size: int = Field(ge=1, description="Pictures a step.")
+    captions_per_image: int = Field(ge=1, description="Captions of each picture of a step.")
+    questions_per_image: int = Field(ge=0, description="Yes/no questions about each picture of a step.")
+    question_weight: float = Field(ge=0, description="Weight of the answers' loss beside the captions'.")
     seed: Seed
 
     @model_validator(mode="after")

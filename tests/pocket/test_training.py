@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,8 +27,11 @@ shipped = pytest.mark.skipif(
 TINY_VERIFIER = PocketVerifierParams(scenes=64, steps=2, batch_size=8, learning_rate=1e-3, seed=1)
 TINY_VLM = PocketVLMParams(
     scenes=64,
-    phases=({"steps": 2, "learning_rate": 1e-3, "invent_share": 0.5, "question_share": 0.5, "weigh": "answers"},),
-    batch_size=8,
+    phases=({"steps": 2, "learning_rate": 1e-3, "invent_share": 0.5},),
+    batch_size=4,
+    captions_per_image=1,
+    questions_per_image=1,
+    question_weight=0.5,
     seed=1,
 )
 
@@ -68,6 +73,22 @@ def test_names_fall_into_several_tokens(policy_processor):
     assert sum(length > 1 for length in lengths.values()) > 20, lengths
 
 
+def test_tokenizers_are_the_same_in_every_process():
+    """Numbers that come from the order of a hash map would differ, and with them the models, from run to run."""
+    script = (
+        "import hashlib, random; from fisao_pipeline.pocket import builders, language, scenes; "
+        "rng = random.Random(0); own = scenes.draw_scenes(200, 1); "
+        "texts = [language.describe(rng, scene, 0.5) for scene in own]; "
+        "built = [builders.build_verifier_processor(texts), builders.build_policy_processor(texts)]; "
+        "print(*(hashlib.sha256(p.tokenizer.backend_tokenizer.to_str().encode()).hexdigest() for p in built))"
+    )
+    printed = {
+        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+        for _ in range(2)
+    }
+    assert len(printed) == 1, printed
+
+
 def test_any_text_survives_the_policys_tokenizer(policy_processor):
     tokenizer = policy_processor.tokenizer
     for text in ("A café for two 🐕!", "line\nbreak", *language.CAPTION_PROMPTS):
@@ -90,29 +111,70 @@ def test_the_policy_sees_through_the_verifiers_own_eyes(tiny_models):
 # --- examples ------------------------------------------------------------------------------------------------------
 
 
-def test_only_the_answer_is_learnt(policy_processor):
+def as_conversations(batch: training.TrainingBatch, row: int) -> list[torch.Tensor]:
+    """The tokens that each turn of one picture sees, itself included, in the order of their positions."""
+    packed = batch.packed
+    ends = packed.predictor[torch.arange(len(batch.turn_ids)), batch.answer_mask.int().argmax(dim=1)]
+    turns = [int(end) - row * packed.input_ids.shape[1] for end in ends if int(end) // packed.input_ids.shape[1] == row]
+    seen = [packed.attention_mask[row, 0, turn].nonzero().squeeze(1) for turn in turns]
+    return [packed.input_ids[row, places[packed.position_ids[row, places].argsort()]] for places in seen]
+
+
+def test_only_answers_are_learnt_each_behind_its_own_prompt(policy_processor):
     tokenizer = policy_processor.tokenizer
-    pairs = [("Describe this image.", "There is a dog on a street."), ("What?", "Yes.")]
-    ids, mask, labels = training.encode_examples(policy_processor, 36, pairs)
-    for row, (prompt, answer) in enumerate(pairs):
-        learnt = labels[row][labels[row] != -100]
-        assert tokenizer.decode(learnt, skip_special_tokens=True).strip() == answer
+    caption = training.Example("Describe this image.", "There is a dog on a street.", is_question=False)
+    question = training.Example("Is there a cat in the image?", "No.", is_question=True)
+    batch = training.ExampleEncoder(policy_processor, 36)([[caption, question], [question]])
+    for turn, example in enumerate([caption, question, question]):
+        learnt = batch.turn_ids[turn][batch.answer_mask[turn]]
+        assert tokenizer.decode(learnt, skip_special_tokens=True).strip() == example.answer
         assert learnt[-1] == tokenizer.eos_token_id
-        assert torch.equal(learnt, ids[row][labels[row] != -100])
-        head = ids[row][(labels[row] == -100) & mask[row].bool()]
-        assert tokenizer.decode(head, skip_special_tokens=False).endswith(f"{prompt} ASSISTANT:")
-        assert (head == policy_processor.tokenizer.image_token_id).sum() == 36
+    assert batch.is_question.tolist() == [False, True, True]
+    for row, own in enumerate([[caption, question], [question]]):
+        for tokens, example in zip(as_conversations(batch, row), own, strict=True):
+            assert tokenizer.decode(tokens, skip_special_tokens=False).endswith(f"{example.prompt} ASSISTANT:")
+            assert (tokens == tokenizer.image_token_id).sum() == 36
 
 
 def test_a_prompt_is_trained_on_as_the_policy_will_ask_it(policy_processor):
     """The tokens before the answer are those that the processor makes of the same question."""
-    ids, _, labels = training.encode_examples(policy_processor, 36, [("What do you see?", "Yes.")])
-    head = ids[0][labels[0] == -100]
+    example = training.Example("What do you see?", "Yes.", is_question=False)
+    batch = training.ExampleEncoder(policy_processor, 36)([[example]])
+    (seen,) = as_conversations(batch, 0)
     content = [{"type": "image"}, {"type": "text", "text": "What do you see?"}]
     text = policy_processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     picture = render_scene(draw_scenes(1, 0)[0])
     asked = policy_processor(text=text, images=picture, return_tensors="pt")["input_ids"][0]
-    assert torch.equal(asked[-len(head) :], head)
+    assert torch.equal(asked[-len(seen) :], seen)
+
+
+def test_packed_examples_cost_what_single_ones_do(tiny_models):
+    """Captions and answers behind one picture: the same mean loss as every example in a forward pass of its own."""
+    _, policy, processor = tiny_models
+    rng = random.Random(5)
+    scenes = draw_scenes(3, 4)
+    examples = [
+        [training.Example("Describe this image.", language.describe(rng, scene, 0.5), is_question=False)] * 2
+        + [training.Example(*language.ask(rng, scene), is_question=True)]
+        for scene in scenes
+    ]
+    encode = training.ExampleEncoder(processor, policy.config.image_seq_length)
+    pixels = training.scene_pixels(scenes, processor)
+    with torch.no_grad():
+        features = training._tower_features(policy.model, pixels)
+        caption, question = training.answer_losses(policy, features, encode(examples))
+    losses = {False: [], True: []}
+    for row, own in enumerate(examples):
+        for example in own:
+            head, answer = encode.head_ids(example.prompt), encode.answer_ids(example.answer)
+            with torch.no_grad():
+                logits = policy(input_ids=torch.tensor([head + answer]), pixel_values=pixels[[row]]).logits[0]
+            own_losses = torch.nn.functional.cross_entropy(
+                logits[len(head) - 1 : -1], torch.tensor(answer), reduction="none"
+            )
+            losses[example.is_question].append(own_losses)
+    torch.testing.assert_close(caption, torch.cat(losses[False]).mean(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(question, torch.cat(losses[True]).mean(), atol=1e-5, rtol=1e-5)
 
 
 def test_the_features_trained_on_are_those_the_model_computes_itself(tiny_models):
@@ -186,13 +248,23 @@ def test_the_recipe_learns(tmp_path):
     assert presence_auroc(untrained, fresh, "a photo of a {}") < 0.65
     assert presence_auroc(Verifier(verifier, processor), fresh, "a photo of a {}") > 0.7
 
-    phases = ({"steps": 120, "learning_rate": 1.5e-3, "invent_share": 0.4, "question_share": 0.25, "weigh": "tokens"},)
-    settings = PocketVLMParams(scenes=1500, phases=phases, batch_size=32, seed=11)
+    settings = PocketVLMParams(
+        scenes=1500,
+        phases=({"steps": 120, "learning_rate": 1.5e-3, "invent_share": 0.4},),
+        batch_size=16,
+        captions_per_image=2,
+        questions_per_image=2,
+        question_weight=0.5,
+        seed=11,
+    )
     trained, policy_processor = training.train_vlm(verifier, settings)
     rng = random.Random(3)
-    pairs = [("Describe this image.", language.describe(rng, scene, 0.4)) for scene in fresh]
+    examples = [
+        [training.Example("Describe this image.", language.describe(rng, scene, 0.4), is_question=False)]
+        for scene in fresh
+    ]
     losses = [
-        _loss(model, policy_processor, fresh, pairs)
+        _loss(model, policy_processor, fresh, examples)
         for model in (builders.build_policy(policy_processor, verifier), trained)
     ]
     assert losses[1] < 0.5 * losses[0]
@@ -205,8 +277,7 @@ def test_the_recipe_learns(tmp_path):
 
 
 @torch.no_grad()
-def _loss(model, processor, scenes, pairs) -> float:
-    ids, mask, labels = training.encode_examples(processor, model.config.image_seq_length, pairs)
-    pixels = training.scene_pixels(scenes, processor)
-    logits = model(input_ids=ids, attention_mask=mask, pixel_values=pixels).logits
-    return float(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()))
+def _loss(model, processor, scenes, examples) -> float:
+    encode = training.ExampleEncoder(processor, model.config.image_seq_length)
+    features = training._tower_features(model.model, training.scene_pixels(scenes, processor))
+    return float(training.answer_losses(model, features, encode(examples))[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
@@ -41,11 +42,28 @@ def _image_processor() -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size=size, crop_size=size, do_center_crop=False)
 
 
-def build_verifier_processor(captions: Iterable[str], vocab_size: int = 400) -> CLIPProcessor:
+def _learn_bpe(learner: Tokenizer, texts: Iterable[str], reserved: list[str], vocab_size: int, **options: Any) -> dict:
+    """Vocabulary and merges of a BPE learnt from ``texts``; ``reserved`` tokens come first, in their order.
+
+    Without them the trainer numbers what it meets in the order of a hash map, which differs between processes.
+    """
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=reserved, show_progress=False, **options)
+    learner.train_from_iterator(texts, trainer)
+    learnt = json.loads(learner.to_str())["model"]
+    return {"vocab": learnt["vocab"], "merges": [tuple(pair) for pair in learnt["merges"]]}
+
+
+def build_verifier_processor(captions: Iterable[str], merges: int = 120) -> CLIPProcessor:
     """A CLIP processor whose byte-level BPE is learnt from ``captions``."""
-    blank = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[])
-    tokenizer = blank.train_new_from_iterator(captions, vocab_size=vocab_size, show_progress=False)
-    tokenizer.model_max_length = VERIFIER_CONTEXT_TOKENS
+    specials = ["<|startoftext|>", "<|endoftext|>"]
+    blank = CLIPTokenizer(vocab={token: number for number, token in enumerate(specials)}, merges=[])
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = [f"{letter}{ending}" for ending in ("", "</w>") for letter in alphabet]
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.normalizer, learner.pre_tokenizer = blank.backend_tokenizer.normalizer, blank.backend_tokenizer.pre_tokenizer
+    reserved = specials + letters
+    bpe = _learn_bpe(learner, captions, reserved, len(reserved) + merges, end_of_word_suffix="</w>")
+    tokenizer = CLIPTokenizer(**bpe, model_max_length=VERIFIER_CONTEXT_TOKENS)
     return CLIPProcessor(image_processor=_image_processor(), tokenizer=tokenizer)
 
 
@@ -82,17 +100,10 @@ def build_policy_processor(texts: Iterable[str], merges: int = 120) -> LlavaProc
     learner = Tokenizer(models.BPE())
     # Merges are learnt within words: Llama's own pre-tokenizer does not split, and none learnt here crosses a blank.
     learner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
-    trainer = trainers.BpeTrainer(
-        vocab_size=len(specials) + len(byte_tokens) + len(alphabet) + 1 + merges,
-        special_tokens=specials + byte_tokens,
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    learner.train_from_iterator(texts, trainer)
-    learnt = json.loads(learner.to_str())["model"]
+    reserved = specials + byte_tokens
+    size = len(reserved) + len(alphabet) + 1 + merges
     tokenizer = LlamaTokenizer(
-        vocab=learnt["vocab"],
-        merges=[tuple(pair) for pair in learnt["merges"]],
+        **_learn_bpe(learner, texts, reserved, size, initial_alphabet=alphabet),
         unk_token="<unk>",
         bos_token="<s>",
         eos_token="</s>",

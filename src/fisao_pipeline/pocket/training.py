@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import math
 import random
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPProcessor, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from fisao_pipeline.models.packing import Packed, pack_completions
 from fisao_pipeline.params import PocketPhase, PocketVerifierParams, PocketVLMParams
 from fisao_pipeline.pocket.builders import (
     IMAGE_TOKEN,
@@ -67,29 +70,101 @@ def train_verifier(params: PocketVerifierParams) -> tuple[CLIPModel, CLIPProcess
     return model.eval(), processor
 
 
-def _conversation(processor: LlavaProcessor, prompt: str) -> str:
-    content = [{"type": "image"}, {"type": "text", "text": prompt}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    return text
+@dataclass(frozen=True)
+class Example:
+    """One turn about a picture: what is asked, what is to be answered, and whether it is a yes/no question."""
+
+    prompt: str
+    answer: str
+    is_question: bool
 
 
-def encode_examples(
-    processor: LlavaProcessor, image_tokens: int, pairs: list[tuple[str, str]]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, attention mask and labels [b, t] of (prompt, answer) pairs; labels are -100 off the answer."""
-    tokenizer = processor.tokenizer
-    rows, labels = [], []
-    for prompt, answer in pairs:
-        head = _conversation(processor, prompt).replace(IMAGE_TOKEN, IMAGE_TOKEN * image_tokens)
-        head_ids = tokenizer(head, add_special_tokens=False)["input_ids"]
-        # The blank before the answer belongs to its first token, as the policy will sample it.
-        answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-        rows.append(torch.tensor(head_ids + answer_ids))
-        labels.append(torch.tensor([-100] * len(head_ids) + answer_ids))
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
-    targets = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
-    return ids, mask, targets
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Pictures, each with all its examples packed behind one copy of it.
+
+    Attributes:
+        packed: Prefix (up to the last image token) and turns of each picture.
+        turn_ids: Tokens of each turn, what is asked and what is answered, [b, t].
+        answer_mask: True on the answer's tokens, its end token included, [b, t].
+        is_question: Turns that are yes/no questions, [b].
+    """
+
+    packed: Packed
+    turn_ids: Int[Tensor, "b t"]
+    answer_mask: Bool[Tensor, "b t"]
+    is_question: Bool[Tensor, " b"]
+
+
+class ExampleEncoder:
+    """Examples as tokens, in the very form in which the policy will be asked."""
+
+    def __init__(self, processor: LlavaProcessor, image_tokens: int):
+        self.processor = processor
+        self.image_tokens = image_tokens
+        self._heads: dict[str, list[int]] = {}
+
+    def head_ids(self, prompt: str) -> list[int]:
+        """Tokens of a conversation about one picture up to where the answer starts."""
+        if prompt not in self._heads:
+            content = [{"type": "image"}, {"type": "text", "text": prompt}]
+            turn = [{"role": "user", "content": content}]
+            text = self.processor.apply_chat_template(turn, add_generation_prompt=True)
+            text = text.replace(IMAGE_TOKEN, IMAGE_TOKEN * self.image_tokens)
+            self._heads[prompt] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._heads[prompt]
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Tokens of an answer and its end token."""
+        tokenizer = self.processor.tokenizer
+        return [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+    def __call__(self, examples: list[list[Example]]) -> TrainingBatch:
+        """Encode the examples of each picture."""
+        image_id = self.processor.tokenizer.image_token_id
+        prefix = self.head_ids("")
+        width = len(prefix) - prefix[::-1].index(image_id)
+        turns, answers, of_picture, questions = [], [], [], []
+        for number, own in enumerate(examples):
+            for example in own:
+                head, answer = self.head_ids(example.prompt)[width:], self.answer_ids(example.answer)
+                turns.append(torch.tensor(head + answer))
+                answers.append(torch.tensor([False] * len(head) + [True] * len(answer)))
+                of_picture.append(number)
+                questions.append(example.is_question)
+        ids = torch.nn.utils.rnn.pad_sequence(turns, batch_first=True)
+        counts = torch.nn.utils.rnn.pad_sequence([torch.ones_like(a) for a in answers], batch_first=True)
+        prefixes = torch.tensor(prefix[:width]).expand(len(examples), width)
+        packed = pack_completions(prefixes, torch.ones_like(prefixes, dtype=torch.bool), ids, counts, of_picture)
+        answer_mask = torch.nn.utils.rnn.pad_sequence(answers, batch_first=True)
+        return TrainingBatch(packed, ids, answer_mask, torch.tensor(questions))
+
+
+def answer_losses(
+    model: LlavaForConditionalGeneration, features: Float[Tensor, "n p d"], batch: TrainingBatch
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Cross entropy (nats per token) of the captions and of the yes/no answers; zero where a batch has none.
+
+    Args:
+        model: The captioner.
+        features: What its projector reads, one row a picture.
+        batch: The pictures' examples.
+    """
+    projected = model.model.multi_modal_projector(features)
+    states = model.base_model(
+        input_ids=batch.packed.input_ids,
+        position_ids=batch.packed.position_ids,
+        attention_mask=batch.packed.attention_mask,
+        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=list(projected))},
+        use_cache=False,
+    ).last_hidden_state.flatten(0, 1)
+    logits = model.lm_head(states[batch.packed.predictor[batch.answer_mask]])
+    losses = functional.cross_entropy(logits, batch.turn_ids[batch.answer_mask], reduction="none")
+    of_question = batch.is_question[:, None].expand_as(batch.answer_mask)[batch.answer_mask]
+    caption, question = (
+        losses[chosen].mean() if chosen.any() else losses.new_zeros(()) for chosen in (~of_question, of_question)
+    )
+    return caption, question
 
 
 def train_vlm(verifier: CLIPModel, params: PocketVLMParams) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
@@ -106,11 +181,11 @@ def train_vlm(verifier: CLIPModel, params: PocketVLMParams) -> tuple[LlavaForCon
     corpus += [f"USER: {p} ASSISTANT:" for p in CAPTION_PROMPTS] * 200
     processor = build_policy_processor(corpus)
     model = build_policy(processor, verifier).train()
-    tower, image_tokens = model.model, model.config.image_seq_length
     pixels = scene_pixels(scenes, processor)
     with torch.no_grad():
-        features = torch.cat([_tower_features(tower, pixels[i : i + 256]) for i in range(0, len(scenes), 256)])
+        features = torch.cat([_tower_features(model.model, pixels[i : i + 256]) for i in range(0, len(scenes), 256)])
     parameters = [p for p in model.parameters() if p.requires_grad]
+    encode = ExampleEncoder(processor, model.config.image_seq_length)
     for number, phase in enumerate(params.phases):
         rng = random.Random(f"{params.seed}/{number}")
         optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate, weight_decay=0.01)
@@ -118,27 +193,16 @@ def train_vlm(verifier: CLIPModel, params: PocketVLMParams) -> tuple[LlavaForCon
         progress = tqdm(range(phase.steps), desc=f"pocket VLM, {phase.invent_share:.0%} inventing", unit="step")
         for _ in progress:
             chosen = rng.sample(range(params.scenes), params.batch_size)
-            pairs = [_example(rng, scenes[i], phase) for i in chosen]
-            ids, mask, labels = encode_examples(processor, image_tokens, pairs)
-            projected = tower.multi_modal_projector(features[chosen])
-            encoded = {"image": BaseModelOutputWithPooling(pooler_output=list(projected))}
-            logits = model(input_ids=ids, attention_mask=mask, mm_encoder_outputs=encoded).logits
-            loss = _answer_loss(logits[:, :-1], labels[:, 1:], phase.weigh)
+            batch = encode([_examples(rng, scenes[i], phase, params) for i in chosen])
+            caption_loss, question_loss = answer_losses(model, features[chosen], batch)
+            loss = caption_loss + params.question_weight * question_loss
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-            progress.set_postfix(loss=f"{loss.item():.3f}")
+            progress.set_postfix(captions=f"{caption_loss.item():.3f}", questions=f"{question_loss.item():.3f}")
     return model.eval(), processor
-
-
-def _answer_loss(logits: Tensor, labels: Tensor, weigh: str) -> Tensor:
-    """Cross entropy over answer tokens, weighing tokens alike or answers alike."""
-    if weigh == "tokens":
-        return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
-    losses = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none")
-    return (losses.sum(dim=1) / (labels != -100).sum(dim=1)).mean()
 
 
 def _tower_features(tower: torch.nn.Module, pixels: Tensor) -> Tensor:
@@ -147,7 +211,10 @@ def _tower_features(tower: torch.nn.Module, pixels: Tensor) -> Tensor:
     return states[tower.config.vision_feature_layer][:, 1:]
 
 
-def _example(rng: random.Random, scene: Scene, phase: PocketPhase) -> tuple[str, str]:
-    if rng.random() < phase.question_share:
-        return ask(rng, scene)
-    return rng.choice(CAPTION_PROMPTS), describe(rng, scene, phase.invent_share)
+def _examples(rng: random.Random, scene: Scene, phase: PocketPhase, params: PocketVLMParams) -> list[Example]:
+    captions = [
+        Example(rng.choice(CAPTION_PROMPTS), describe(rng, scene, phase.invent_share), is_question=False)
+        for _ in range(params.captions_per_image)
+    ]
+    questions = [Example(*ask(rng, scene), is_question=True) for _ in range(params.questions_per_image)]
+    return captions + questions
