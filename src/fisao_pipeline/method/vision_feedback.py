@@ -101,7 +101,8 @@ def loss_slope_at_zero(model: LinearGaussianModel, tuning: Tuning, relevance: fl
         ValueError: If the relevance is not in [0, 1].
     """
     _require_relevance(relevance)
-    return -2 * _gain(model, tuning) * relevance * missed_and_seen(model)
+    # A difference, as the control would otherwise print −0.
+    return 0.0 - 2 * _gain(model, tuning) * relevance * missed_and_seen(model)
 
 
 def best_vision_weight(model: LinearGaussianModel, tuning: Tuning, relevance: float = 1.0) -> Float[Tensor, ""]:
