@@ -21,6 +21,7 @@ MODELS = {
     "pocket_verifier": params.PocketVerifierParams,
     "pocket_vlm": params.PocketVLMParams,
     "seed_study": params.SeedStudyParams,
+    "theorem": params.TheoremParams,
 }
 
 
@@ -84,6 +85,10 @@ def test_a_block_never_changes_after_loading(name):
         ("pocket_verifier", "batch_size", 10_000_000),
         ("pocket_vlm", "phases", []),
         ("seed_study", "seeds", [1, 1]),
+        ("theorem", "ignored_share", 1.5),
+        ("theorem", "image_text_correlation", 1.0),
+        ("theorem", "policy_std", 0.0),
+        ("theorem", "vision_weights", 1),
     ],
 )
 def test_what_is_out_of_range_is_refused(name, path, value):

@@ -10,6 +10,7 @@ from fisao_pipeline.pipelines import (
     response_sampling,
     reward_annotation,
     seed_study,
+    theorem,
 )
 
 
@@ -17,7 +18,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     """Make every pipeline of the project.
 
     Returns:
-        The five stages, `train` (the first four), `__default__` (all five), `pocket_world` and `seed_study`.
+        The five stages, `train` (the first four), `__default__` (all five), `pocket_world`, `seed_study`
+        and `theorem`.
     """
     training_stages = {
         "image_ingestion": image_ingestion.create_pipeline(),
@@ -34,4 +36,5 @@ def register_pipelines() -> dict[str, Pipeline]:
         "benchmark_evaluation": evaluation,
         "pocket_world": pocket_world.create_pipeline(),
         "seed_study": seed_study.create_pipeline(),
+        "theorem": theorem.create_pipeline(),
     }
