@@ -275,6 +275,23 @@ def test_calibration_responses_are_not_trained_on(world):
     assert same(with_extra.adapter_state, without.adapter_state)
 
 
+def test_every_seed_is_judged_by_the_same_probe_prompts_whatever_the_order_of_the_file(world):
+    probe = world.prompts.iloc[[4]].loc[[4] * 40].assign(prompt_id=[f"q{n:02}" for n in range(40)])
+    prompts = pd.concat([world.prompts[world.prompts["split"] != "probe"], probe])
+
+    def asked(table, seed):
+        sampling = SAMPLING.model_copy(update={"seed": seed})
+        params = settings(seed=seed, probe_prompts=10)
+        trainer = PolicyTrainer(
+            world.policy(), ToyAnnotator(world), table, sampling, params, {}, lambda metrics, step: None
+        )
+        return trainer.probe_prompts["prompt_id"].tolist()
+
+    first = asked(prompts, 0)
+    assert asked(prompts[::-1], 5) == first
+    assert first != [f"q{n:02}" for n in range(10)] and len(set(first)) == 10
+
+
 # --- the probe -----------------------------------------------------------------------------------------------------
 
 

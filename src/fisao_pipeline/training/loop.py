@@ -21,6 +21,7 @@ from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.verifier import Verifier
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
+from fisao_pipeline.seeded_choice import seeded_choice
 from fisao_pipeline.training.annotation import (
     VerifierBaseline,
     label_mentions,
@@ -33,6 +34,9 @@ from fisao_pipeline.training.rollouts import build_rollouts
 from fisao_pipeline.training.sampling import RESPONSE_COLUMNS, round_prompts, sample_responses
 
 logger = logging.getLogger(__name__)
+
+# Not the run's seed: all seeds are judged by the same probe prompts.
+PROBE_SEED = 0
 
 LogMetrics = Callable[[dict[str, float], int], None]
 
@@ -103,7 +107,8 @@ class PolicyTrainer:
         self.policy, self.annotator, self.prompts = policy, annotator, prompts
         self.sampling, self.params, self.objects, self.log_metrics = sampling, params, objects, log_metrics
         self.training_prompts = prompts[prompts["split"] == "training"]
-        self.probe_prompts = prompts[prompts["split"] == "probe"].head(params.probe_prompts)
+        probe = prompts[prompts["split"] == "probe"]
+        self.probe_prompts = seeded_choice(probe, "prompt_id", params.probe_prompts, PROBE_SEED)
         if params.ppo.advantage == "gae":
             policy.add_value_head()
         self.optimizer = torch.optim.AdamW(
@@ -193,7 +198,7 @@ class PolicyTrainer:
             Decoding(temperature, self.sampling.max_new_tokens),
             responses_per_prompt=1,
             batch_size=self.sampling.batch_size,
-            seed=0,
+            seed=PROBE_SEED,
             description="probing",
         )
         mentions, rewards = self.annotator(responses)

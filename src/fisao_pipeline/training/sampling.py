@@ -14,6 +14,7 @@ from fisao_pipeline.models.decoding import Completions, Decoding
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import ResponseSamplingParams
+from fisao_pipeline.seeded_choice import seeded_choice
 
 RESPONSE_COLUMNS = [
     "response_id",
@@ -118,7 +119,8 @@ def response_rows(
 def round_prompts(prompts: pd.DataFrame, round_index: int, prompts_per_round: int, seed: int) -> pd.DataFrame:
     """The training prompts of one round: a seeded order, gone through again from the start when it is used up.
 
-    Round 0 needs no other round to be known, so the sampling stage and the loop agree on it.
+    The order is that of a seeded hash of the prompts' ids, another one for each pass. Round 0 needs no other round to
+    be known, so the sampling stage and the loop agree on it.
 
     Raises:
         ValueError: If there are no prompts.
@@ -128,13 +130,11 @@ def round_prompts(prompts: pd.DataFrame, round_index: int, prompts_per_round: in
     wanted = min(prompts_per_round, len(prompts))
     first = round_index * wanted
     passes = range(first // len(prompts), math.ceil((first + wanted) / len(prompts)))
-    order: list[Any] = []
-    for number in passes:
-        order += prompts.sample(frac=1, random_state=(seed + 7919 * number) % 2**32).index.tolist()
+    orders = [seeded_choice(prompts, "prompt_id", len(prompts), seed + 7919 * number) for number in passes]
     start = first - passes.start * len(prompts)
-    chosen = prompts.loc[order[start : start + wanted]]
+    chosen = pd.concat(orders, ignore_index=True).iloc[start : start + wanted]
     # A window across two passes may hold a prompt twice; its responses would share ids.
-    return chosen[~chosen.index.duplicated()].reset_index(drop=True)
+    return chosen.drop_duplicates("prompt_id").reset_index(drop=True)
 
 
 def stage_prompts(prompts: pd.DataFrame, params: ResponseSamplingParams) -> pd.DataFrame:
@@ -143,8 +143,9 @@ def stage_prompts(prompts: pd.DataFrame, params: ResponseSamplingParams) -> pd.D
     Raises:
         ValueError: If a split is empty.
     """
-    calibration = prompts[prompts["split"] == "calibration"].head(params.calibration_prompts)
+    calibration = prompts[prompts["split"] == "calibration"]
     if calibration.empty:
         raise ValueError("there are no calibration prompts: raise image_ingestion.split_fractions.calibration")
+    calibration = seeded_choice(calibration, "prompt_id", params.calibration_prompts, params.seed)
     first_round = round_prompts(prompts[prompts["split"] == "training"], 0, params.prompts_per_round, params.seed)
     return pd.concat([calibration, first_round], ignore_index=True)

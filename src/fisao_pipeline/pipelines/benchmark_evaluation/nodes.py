@@ -9,7 +9,13 @@ from typing import Any
 import pandas as pd
 
 from fisao_pipeline.benchmarks.comparison import format_table
-from fisao_pipeline.benchmarks.held_out import compare_models, flat_metrics, pope_questions
+from fisao_pipeline.benchmarks.held_out import (
+    chosen_prompts,
+    compare_models,
+    flat_metrics,
+    held_out_prompts,
+    pope_questions,
+)
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.params import BenchmarkEvaluationParams
@@ -29,9 +35,15 @@ def answer_held_out_prompts(
 ) -> pd.DataFrame:
     """Captions and yes/no answers of the base and of the aligned model to held-out images."""
     from fisao_pipeline.models.policy import Policy  # noqa: PLC0415 - slow to import
-    from fisao_pipeline.training.evaluation import answer_prompts, held_out_questions  # noqa: PLC0415
+    from fisao_pipeline.training.evaluation import (  # noqa: PLC0415
+        answer_prompts,
+        caption_questions,
+        yes_no_questions,
+    )
 
-    questions = held_out_questions(prompts, pope_questions(prompts, image_manifest, params), params.held_out_images)
+    chosen = chosen_prompts(held_out_prompts(prompts), params)
+    yes_no = yes_no_questions(pope_questions(chosen, image_manifest, params))
+    questions = pd.concat([caption_questions(chosen), yes_no], ignore_index=True)
     policy = Policy.load(policy_backbone, adapter=policy_adapter)
     return answer_prompts(policy, questions, image_opener(image_folder, image_manifest), params)
 
