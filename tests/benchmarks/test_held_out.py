@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from fisao_pipeline.benchmarks.held_out import chosen_prompts, held_out_prompts, pope_questions
+from fisao_pipeline.benchmarks.held_out import chosen_prompts, compare_models, held_out_prompts, pope_questions
 from fisao_pipeline.params import BenchmarkEvaluationParams
 
 PARAMS = BenchmarkEvaluationParams(
@@ -84,3 +84,19 @@ def test_no_image_with_three_objects_no_yes_no_question(prompts, manifest):
     chosen = chosen_prompts(prompts, PARAMS)
     assert pope_questions(chosen, manifest.assign(objects=None), PARAMS) == {}
     assert pope_questions(chosen, manifest, PARAMS.model_copy(update={"pope_images": 0})) == {}
+
+
+@pytest.mark.parametrize(("declared", "chair_i", "unscored"), [(["dog", "kite"], 0.5, 1), (["dog"], 0.0, 2)])
+def test_a_declared_category_that_no_image_shows_is_scored(declared, chair_i, unscored):
+    """A kite is nowhere: only the declaration says that naming it is wrong. The giraffe is not declared."""
+    rows = [
+        {"model": model, "decoding": "greedy", "task": "caption", "image_id": image_id, "prompt": "Describe."}
+        for model in ("base", "aligned")
+        for image_id in ("i0", "i1")
+    ]
+    texts = ["a dog, a kite and a giraffe", "nothing"] * 2
+    predictions = pd.DataFrame(rows).assign(answer=None, response=texts)
+    manifest = pd.DataFrame({"image_id": ["i0", "i1"], "objects": [["dog"], ["dog"]]})
+    comparison = compare_models(predictions, manifest, declared, PARAMS)
+    assert comparison["base"]["greedy"]["chair_i"]["value"] == chair_i
+    assert comparison["settings"]["samples"]["greedy"]["unscored_mentions"]["base"] == unscored

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -64,16 +64,26 @@ def pope_questions(
 
 
 def compare_models(
-    predictions: pd.DataFrame, manifest: pd.DataFrame, params: BenchmarkEvaluationParams
+    predictions: pd.DataFrame,
+    manifest: pd.DataFrame,
+    annotated_categories: Collection[str],
+    params: BenchmarkEvaluationParams,
 ) -> dict[str, Any]:
-    """The comparison of base and aligned, with the settings that its figures depend on."""
+    """The comparison of base and aligned, with the settings that its figures depend on.
+
+    Args:
+        predictions: The ``predictions`` table.
+        manifest: The ``image_manifest`` table.
+        annotated_categories: Names of the categories that the annotations declare: mentions of others are not scored.
+        params: Vocabulary and bootstrap.
+    """
     vocabulary = ObjectVocabulary.load(params.vocabulary)
     annotated = manifest.dropna(subset="objects")
     comparison = compare(
         predictions,
         annotated[["image_id", "objects"]],
         vocabulary,
-        annotated_categories=sorted({name for names in annotated["objects"] for name in names}),
+        annotated_categories=annotated_categories,
         settings=BootstrapSettings(params.bootstrap_resamples, params.confidence, params.seed),
     )
     comparison["settings"] |= {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,7 @@ from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.models.verifier import Verifier
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
-from fisao_pipeline.training.annotation import VerifierBaseline, annotated_objects
+from fisao_pipeline.training.annotation import GroundTruth, VerifierBaseline
 from fisao_pipeline.training.loop import Annotator, LogMetrics, PolicyTrainer, TrainingResult
 
 
@@ -22,6 +22,7 @@ def train_adapter(
     *,
     prompts: pd.DataFrame,
     manifest: pd.DataFrame,
+    annotated_categories: Collection[str],
     open_image: ImageOpener,
     responses: pd.DataFrame,
     token_rewards: pd.DataFrame,
@@ -38,6 +39,7 @@ def train_adapter(
     Args:
         prompts: The ``prompts`` table.
         manifest: The ``image_manifest`` table.
+        annotated_categories: Names of the categories that the annotations declare.
         open_image: Gives the RGB picture of an id.
         responses: The ``responses`` table, whose training rows are the first round's rollouts.
         token_rewards: Their rewards.
@@ -61,7 +63,7 @@ def train_adapter(
         prompts,
         sampling,
         params,
-        annotated_objects(manifest, vocabulary),
+        GroundTruth.read(manifest, annotated_categories, vocabulary),
         log_metrics,
     )
     return trainer.train(responses, token_rewards)

@@ -49,10 +49,13 @@ def answer_held_out_prompts(
 
 
 def compare_base_and_aligned(
-    predictions: pd.DataFrame, image_manifest: pd.DataFrame, params: BenchmarkEvaluationParams
+    predictions: pd.DataFrame,
+    image_manifest: pd.DataFrame,
+    annotated_categories: list[str],
+    params: BenchmarkEvaluationParams,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """The comparison with confidence intervals, and the same numbers flat for MLflow."""
-    comparison = compare_models(predictions, image_manifest, params)
+    comparison = compare_models(predictions, image_manifest, annotated_categories, params)
     logger.info("Base against aligned on held-out images:\n%s", format_table(comparison))
     metrics = flat_metrics(comparison)
     log_to_active_run(metrics, step=params.seed, prefix="benchmark.")

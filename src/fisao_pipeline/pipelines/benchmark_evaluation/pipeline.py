@@ -26,7 +26,7 @@ def create_pipeline(**_: object) -> Pipeline:
             ),
             node(
                 compare_base_and_aligned,
-                inputs=["predictions", "image_manifest", "params:benchmark_evaluation"],
+                inputs=["predictions", "image_manifest", "annotated_categories", "params:benchmark_evaluation"],
                 outputs=["comparison", "benchmark_metrics"],
                 name="compare_base_and_aligned",
             ),

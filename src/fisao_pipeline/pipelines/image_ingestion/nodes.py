@@ -20,8 +20,8 @@ def check_image_folder(image_folder: Folder, params: ImageIngestionParams) -> tu
 
 def build_image_manifest(
     checked_images: pd.DataFrame, annotations: list[tuple[str, Any]] | None, refused_images: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Join annotations to usable images: the manifest, refused annotations."""
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Join annotations to usable images: the manifest, refused annotations, the categories that the files declare."""
     return annotate_images(checked_images, annotations, refused_images)
 
 

@@ -18,6 +18,7 @@ def train_policy(
     prompts: pd.DataFrame,
     image_manifest: pd.DataFrame,
     image_folder: ImageFolder,
+    annotated_categories: list[str],
     responses: pd.DataFrame,
     token_rewards: pd.DataFrame,
     verifier_baseline: dict[str, Any],
@@ -33,6 +34,7 @@ def train_policy(
     result = train_adapter(
         prompts=prompts,
         manifest=image_manifest,
+        annotated_categories=annotated_categories,
         open_image=image_opener(image_folder, image_manifest),
         responses=responses,
         token_rewards=token_rewards,
