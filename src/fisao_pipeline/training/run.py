@@ -37,7 +37,7 @@ def train_adapter(
     """Train a LoRA adapter on the backbone by token-level PPO; see ``training.loop``.
 
     Args:
-        prompts: The ``prompts`` table.
+        prompts: The ``prompts`` table, without those that are too long for the backbone.
         manifest: The ``image_manifest`` table.
         annotated_categories: Names of the categories that the annotations declare.
         open_image: Gives the RGB picture of an id.

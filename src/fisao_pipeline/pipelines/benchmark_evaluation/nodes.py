@@ -17,10 +17,12 @@ from fisao_pipeline.benchmarks.held_out import (
     pope_questions,
 )
 from fisao_pipeline.datasets.image_folder import ImageFolder
+from fisao_pipeline.ingestion.rejections import collect_rejections
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.params import BenchmarkEvaluationParams
 from fisao_pipeline.pipelines.images import image_opener
 from fisao_pipeline.pipelines.metrics import log_to_active_run
+from fisao_pipeline.pipelines.rejections import set_aside_long_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -32,20 +34,33 @@ def answer_held_out_prompts(
     policy_backbone: ModelSource,
     policy_adapter: Path,
     params: BenchmarkEvaluationParams,
-) -> pd.DataFrame:
-    """Captions and yes/no answers of the base and of the aligned model to held-out images."""
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Captions and yes/no answers of the base and of the aligned model to held-out images.
+
+    The second table lists the held-out prompts and questions that are too long for the policy.
+    """
     from fisao_pipeline.models.policy import Policy  # noqa: PLC0415 - slow to import
     from fisao_pipeline.training.evaluation import (  # noqa: PLC0415
+        ANSWER_TOKENS,
         answer_prompts,
         caption_questions,
         yes_no_questions,
     )
 
-    chosen = chosen_prompts(held_out_prompts(prompts), params)
-    yes_no = yes_no_questions(pope_questions(chosen, image_manifest, params))
-    questions = pd.concat([caption_questions(chosen), yes_no], ignore_index=True)
+    held_out = held_out_prompts(prompts)
     policy = Policy.load(policy_backbone, adapter=policy_adapter)
-    return answer_prompts(policy, questions, image_opener(image_folder, image_manifest), params)
+    # By this stage's own longest answer, which may be another than response_sampling's.
+    fitting, too_long = set_aside_long_prompts(
+        policy, held_out, image_manifest, params.max_new_tokens, "benchmark_evaluation", ("held_out",)
+    )
+    chosen = chosen_prompts(fitting, params)
+    asked = yes_no_questions(pope_questions(chosen, image_manifest, params))
+    yes_no, too_long_to_ask = set_aside_long_prompts(
+        policy, asked, image_manifest, ANSWER_TOKENS, "benchmark_evaluation"
+    )
+    rejected = collect_rejections(too_long, too_long_to_ask, listed_in="rejected_questions")
+    questions = pd.concat([caption_questions(chosen), yes_no], ignore_index=True)
+    return answer_prompts(policy, questions, image_opener(image_folder, image_manifest), params), rejected
 
 
 def compare_base_and_aligned(

@@ -21,7 +21,7 @@ def create_pipeline(**_: object) -> Pipeline:
                     "policy_adapter",
                     "params:benchmark_evaluation",
                 ],
-                outputs="predictions",
+                outputs=["predictions", "rejected_questions"],
                 name="answer_held_out_prompts",
             ),
             node(

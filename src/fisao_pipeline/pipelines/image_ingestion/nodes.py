@@ -37,4 +37,4 @@ def build_prompts(
 
 def collect_rejected(images: pd.DataFrame, annotations: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """Put everything that was refused into one table and log the counts."""
-    return collect_rejections(images, annotations, prompts)
+    return collect_rejections(images, annotations, prompts, listed_in="rejected_images")

@@ -15,6 +15,7 @@ def create_pipeline(**_: object) -> Pipeline:
                 train_policy,
                 inputs=[
                     "prompts",
+                    "rejected_prompts",
                     "image_manifest",
                     "image_folder",
                     "annotated_categories",

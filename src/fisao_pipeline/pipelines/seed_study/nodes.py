@@ -52,10 +52,11 @@ def run_seeds(
             "sampling": sampling.model_copy(update={"seed": seed}),
             "training": training.model_copy(update={"seed": seed}),
         }
-        responses = sample_policy_responses(prompts, *pictures, policy_backbone, seeded["sampling"])
+        responses, rejected = sample_policy_responses(prompts, *pictures, policy_backbone, seeded["sampling"])
         _, baseline, rewards = annotate_responses(responses, *pictures, annotated_categories, verifier, annotation)
         adapter, _, _ = train_policy(
             prompts,
+            rejected,
             *pictures,
             annotated_categories,
             responses,
@@ -70,7 +71,7 @@ def run_seeds(
         with tempfile.TemporaryDirectory() as folder:
             dataset = AdapterFolderDataset(filepath=str(Path(folder) / "adapter"))
             dataset.save(adapter)
-            predictions = answer_held_out_prompts(prompts, *pictures, policy_backbone, dataset.load(), evaluation)
+            predictions, _ = answer_held_out_prompts(prompts, *pictures, policy_backbone, dataset.load(), evaluation)
         comparisons[seed], _ = compare_base_and_aligned(predictions, image_manifest, annotated_categories, evaluation)
     by_seed = {str(seed): comparison for seed, comparison in comparisons.items()}
     result = {"seeds": list(params.seeds), "means": seed_means(comparisons.values()), "by_seed": by_seed}
