@@ -357,6 +357,22 @@ def test_a_baseline_survives_json(labelled):
     assert VerifierBaseline.from_dict(json.loads(json.dumps(baseline.to_dict()))) == baseline
 
 
+def test_a_baseline_says_which_settings_it_was_made_with(labelled, responses_of):
+    params = PARAMS.model_copy(update={"calibration": "annotated"})
+    for baseline, made_with in (
+        (calibrated(*labelled, calibration="annotated"), params),
+        (calibrated(*labelled), PARAMS),
+    ):
+        assert json.loads(json.dumps(baseline.to_dict()))["settings"] == made_with.model_dump(mode="json")
+
+
+def test_a_baseline_of_an_older_version_names_the_command(labelled):
+    stored = calibrated(*labelled).to_dict()
+    del stored["settings"]
+    with pytest.raises(ValueError, match="kedro run --pipelines=reward_annotation"):
+        VerifierBaseline.from_dict({**stored, "template": "a photo of a {}"})
+
+
 def test_the_whole_stage_on_real_models(world, responses_of):
     """Real verifier, real pictures; the tables belong together."""
     verifier = world.verifier()

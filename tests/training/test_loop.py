@@ -399,3 +399,30 @@ def test_an_adapter_from_the_artifacts_of_the_stages(world, tmp_path):
     assert result.adapter_config["peft_type"] == "LORA"
     assert set(result.rollouts["round"]) == {1}
     assert same(result.adapter_state, again.adapter_state), "the seed alone decides, on the fresh adapter too"
+
+
+def test_a_first_round_of_other_settings_is_refused_before_a_model_is_loaded(world):
+    from tests.training.test_annotation import PARAMS as ANNOTATION
+
+    from fisao_pipeline.training.annotation import annotate
+
+    responses, _ = first_round(world, world.policy(lora=None))
+    done = annotate(responses, world.verifier(), VOCABULARY, NO_TRUTH, ANNOTATION, world.open_image)
+    with pytest.raises(
+        ValueError, match=r"temperature was 1\.0 and is 0\.5; reward_annotation\.margin was 0\.0 and is 0\.2"
+    ):
+        train_adapter(
+            responses=responses,
+            token_rewards=done.token_rewards,
+            prompts=world.prompts,
+            manifest=world.manifest,
+            annotated_categories=[],
+            open_image=world.open_image,
+            baseline=done.baseline.to_dict(),
+            backbone=None,
+            verifier=None,
+            sampling=SAMPLING.model_copy(update={"temperature": 0.5}),
+            annotation=ANNOTATION.model_copy(update={"margin": 0.2}),
+            params=settings(),
+            log_metrics=lambda metrics, step: None,
+        )

@@ -42,6 +42,7 @@ def test_the_table(world, policy):
         assert row.finish_reason == ("stop" if row.token_ids[-1] == eos else "length")
         assert row.finish_reason == "stop" or len(row.token_ids) == DECODING.max_new_tokens
     assert set(table["finish_reason"]) == {"stop", "length"}
+    assert set(table["temperature"]) == {DECODING.temperature}, "what the logprobs were taken at"
 
 
 def test_each_response_is_to_its_own_prompt(world, policy):

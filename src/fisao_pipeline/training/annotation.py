@@ -52,7 +52,7 @@ class VerifierBaseline:
         sentence_std: Their spread.
         sentence_auroc: P(a response without hallucination scores higher than one with), None without labels.
         sentences_cut: Share of calibration responses longer than the verifier's context.
-        template: Text around a mention that the scores were made with.
+        settings: The ``reward_annotation`` parameters that scores, baseline and rewards were made with.
     """
 
     mentions: Baseline
@@ -60,7 +60,7 @@ class VerifierBaseline:
     sentence_std: float
     sentence_auroc: float | None
     sentences_cut: float
-    template: str
+    settings: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -68,7 +68,16 @@ class VerifierBaseline:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VerifierBaseline:
-        """Inverse of ``to_dict``."""
+        """Inverse of ``to_dict``.
+
+        Raises:
+            ValueError: If it was stored by a version that kept no settings.
+        """
+        if "settings" not in values:
+            raise ValueError(
+                "verifier_baseline does not say which settings it was made with, it is of an older version: re-run "
+                "`kedro run --pipelines=reward_annotation`"
+            )
         mentions = dict(values["mentions"])
         classes = {name: ClassScores(**mentions.pop(name)) for name in ("correct", "hallucinated")}
         return cls(**{**values, "mentions": Baseline(**mentions, **classes)})
@@ -214,7 +223,7 @@ def calibrate(
         sentence_std=float(sentences.std(correction=0)),
         sentence_auroc=_sentence_auroc(chosen, own, sentences),
         sentences_cut=cut,
-        template=params.template,
+        settings=params.model_dump(mode="json"),
     )
     _report(result, params)
     return result
@@ -262,7 +271,9 @@ def _fixed_baseline(params: RewardAnnotationParams) -> VerifierBaseline:
         mixing_weight=fixed.mixing_weight,
         auroc=None,
     )
-    return VerifierBaseline(mentions, fixed.sentence_mean, fixed.sentence_std, None, 0.0, params.template)
+    return VerifierBaseline(
+        mentions, fixed.sentence_mean, fixed.sentence_std, None, 0.0, params.model_dump(mode="json")
+    )
 
 
 def _sentence_auroc(responses: pd.DataFrame, mentions: pd.DataFrame, scores: Tensor) -> float | None:

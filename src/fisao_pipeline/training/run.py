@@ -15,6 +15,7 @@ from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.models.verifier import Verifier
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
 from fisao_pipeline.training.annotation import GroundTruth, VerifierBaseline
+from fisao_pipeline.training.cached_round import check_cached_round
 from fisao_pipeline.training.loop import Annotator, LogMetrics, PolicyTrainer, TrainingResult
 
 
@@ -36,6 +37,8 @@ def train_adapter(
 ) -> TrainingResult:
     """Train a LoRA adapter on the backbone by token-level PPO; see ``training.loop``.
 
+    Before a model is loaded it is checked that the first round was made with this run's settings.
+
     Args:
         prompts: The ``prompts`` table, without those that are too long for the backbone.
         manifest: The ``image_manifest`` table.
@@ -50,13 +53,16 @@ def train_adapter(
         annotation: How mentions are paid.
         params: The loop's settings.
         log_metrics: Called with metrics and the number of optimiser steps.
+
+    Raises:
+        ValueError: If the cached first round was made with other settings; see ``training.cached_round``.
     """
+    stored = VerifierBaseline.from_dict(baseline)
+    check_cached_round(responses, prompts, stored.settings, sampling, annotation)
     # Before the policy is loaded: the seed decides on the fresh adapter's weights too.
     torch.manual_seed(params.seed)
     vocabulary = ObjectVocabulary.load(annotation.vocabulary)
-    annotator = Annotator(
-        Verifier.load(verifier), vocabulary, VerifierBaseline.from_dict(baseline), annotation, open_image
-    )
+    annotator = Annotator(Verifier.load(verifier), vocabulary, stored, annotation, open_image)
     trainer = PolicyTrainer(
         Policy.load(backbone, lora=params.lora),
         annotator,

@@ -27,6 +27,7 @@ RESPONSE_COLUMNS = [
     "token_starts",
     "token_ends",
     "logprobs",
+    "temperature",
     "finish_reason",
 ]
 
@@ -78,7 +79,7 @@ def sample_responses(
             part = prompts.loc[order[chosen.start : chosen.stop]]
             batch = policy.encode(part["prompt"].tolist(), part["image_id"].tolist(), open_image)
             completions = policy.sample(batch, decoding, responses_per_prompt, reference)
-            rows += response_rows(policy, part, completions, responses_per_prompt)
+            rows += response_rows(policy, part, completions, responses_per_prompt, decoding.temperature)
             progress.update(len(part) * responses_per_prompt)
     table = pd.DataFrame(rows, columns=RESPONSE_COLUMNS)
     position = {prompt_id: i for i, prompt_id in enumerate(prompts["prompt_id"])}
@@ -87,7 +88,7 @@ def sample_responses(
 
 
 def response_rows(
-    policy: Policy, prompts: pd.DataFrame, completions: Completions, responses_per_prompt: int
+    policy: Policy, prompts: pd.DataFrame, completions: Completions, responses_per_prompt: int, temperature: float
 ) -> list[dict[str, Any]]:
     """Records of a batch of completions, copies of a prompt adjacent."""
     texts, offsets = policy.decode(completions.ids, completions.mask)
@@ -110,6 +111,7 @@ def response_rows(
                 "token_starts": [start for start, _ in spans],
                 "token_ends": [end for _, end in spans],
                 "logprobs": completions.logprobs[number][counts].tolist(),
+                "temperature": temperature,
                 "finish_reason": "stop" if token_ids and token_ids[-1] == eos else "length",
             }
         )
