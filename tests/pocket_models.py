@@ -13,7 +13,7 @@ from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.models.verifier import Verifier
 from fisao_pipeline.params import LoraParams
 from fisao_pipeline.pocket import builders, language
-from fisao_pipeline.pocket.scenes import Scene, draw_scenes, render_scene
+from fisao_pipeline.pocket.scenes import CANVAS_PIXELS, Scene, draw_scenes, render_scene
 
 LORA = LoraParams(rank=4, alpha=8, targets=("q_proj", "v_proj", "down_proj"))
 SPLITS = ("calibration", "training", "training", "training", "probe", "held_out")
@@ -63,8 +63,10 @@ class PocketWorld:
                 "split": [SPLITS[n % len(SPLITS)] for n in range(count)],
             }
         )
+        side = {"width": CANVAS_PIXELS, "height": CANVAS_PIXELS}
+        manifest = pd.DataFrame({"image_id": ids, "objects": objects, **side})
         images = {i: render_scene(scene) for i, scene in zip(ids, scenes, strict=True)}
-        return cls(models, scenes, images, pd.DataFrame({"image_id": ids, "objects": objects}), prompts)
+        return cls(models, scenes, images, manifest, prompts)
 
     def open_image(self, image_id: str) -> Image.Image:
         return self.images[image_id]

@@ -25,7 +25,7 @@ def says(image_id, category_id):
 
 def run(names, *contents, refused=()):
     files = [(f"{number}.json", content) for number, content in enumerate(contents)] or None
-    manifest, rejected = annotate_images(images(*names), files, pd.DataFrame({"name": list(refused)}, dtype="str"))
+    manifest, rejected, _ = annotate_images(images(*names), files, pd.DataFrame({"name": list(refused)}, dtype="str"))
     assert list(manifest.columns) == MANIFEST_COLUMNS
     return manifest.set_index("file_name"), dict(zip(rejected["name"], rejected["reason"], strict=True))
 
@@ -36,6 +36,23 @@ def test_objects_are_names_once_each_empty_or_unknown():
     assert [list(row) if row is not None else None for row in manifest["objects"]] == [["cat", "dog"], [], None]
     assert list(manifest["image_id"]) == ["7", "8", "c"]
     assert list(manifest["captions"]) == [None, None, None] and not rejected
+
+
+def test_categories_are_those_declared_by_any_file_seen_or_not():
+    """A name with two ids counts once; an id with two names, or without one, is no category."""
+    broken = [{"id": 5, "name": "bird"}, {"id": 5, "name": "bat"}, {"id": 6}, {"id": 7, "name": "dog"}]
+    contents = [
+        coco([(7, "a.jpg")], [says(7, 2)]),
+        coco([(7, "a.jpg")], categories=[*broken, {"id": 1, "name": "ape"}]),
+    ]
+    files = [(f"{number}.json", content) for number, content in enumerate(contents)]
+    *_, categories = annotate_images(images("a.jpg"), files, pd.DataFrame({"name": []}, dtype="str"))
+    assert categories == ["ape", "cat", "dog"]
+
+
+def test_without_annotations_nothing_is_declared():
+    *_, categories = annotate_images(images("a.jpg"), None, pd.DataFrame({"name": []}, dtype="str"))
+    assert categories == []
 
 
 def test_without_annotations_ids_are_names_without_extension_where_unique():
@@ -121,7 +138,7 @@ def test_a_category_id_with_two_names_is_no_category():
 
 def test_text_that_cannot_be_stored_is_refused(tmp_path):
     content = coco([(1, "a.jpg"), (2, "\ud800.jpg")], [{"image_id": 1, "caption": "\ud800"}])
-    _, rejected = annotate_images(images("a.jpg"), [("x.json", content)], pd.DataFrame({"name": []}, dtype="str"))
+    _, rejected, _ = annotate_images(images("a.jpg"), [("x.json", content)], pd.DataFrame({"name": []}, dtype="str"))
     assert len(rejected) == 2
     rejected.to_parquet(tmp_path / "rejected.parquet")
 
@@ -138,7 +155,7 @@ def test_a_file_that_is_no_coco_is_named(content):
 
 
 def test_the_manifest_survives_parquet_with_its_types(tmp_path):
-    manifest, _ = annotate_images(
+    manifest, *_ = annotate_images(
         images("a.jpg", "b.jpg"), [("x.json", coco([(1, "a.jpg")], [says(1, 1)]))], pd.DataFrame({"name": []})
     )
     manifest.to_parquet(tmp_path / "manifest.parquet")

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from PIL import Image
+from transformers import AutoProcessor
 
 from fisao_pipeline.models.prompts import FeatureCache, PromptEncoder
 
@@ -97,8 +99,61 @@ def test_a_cache_that_holds_one_picture_is_enough_for_a_batch_of_three(world, po
 
 def test_a_prompt_longer_than_the_context_is_refused(world, encoder):
     long_prompt = "umbrella " * 200
-    with pytest.raises(ValueError, match=r"takes \d+ tokens and the policy's context is 192.*umbrella umbrella"):
+    with pytest.raises(
+        ValueError,
+        match=r"takes \d+ tokens and the policy's context is 192: re-run response_sampling.*umbrella umbrella",
+    ):
         encoder([long_prompt], ["i00"], world.open_image)
+
+
+def test_tokens_are_counted_as_they_are_encoded_without_opening_a_picture(world, encoder):
+    prompts = [*PROMPTS, "umbrella " * 15, "Ein Café – naïve?", PROMPTS[0]]
+    images = [*IMAGES, "i03", "i04", "i05"]
+    counted = encoder.count_tokens(prompts, [world.images[i].size for i in images])
+    batch = encoder(prompts, images, world.open_image)
+    assert counted == batch.attention_mask.sum(dim=1).tolist()
+
+
+def test_a_prompt_far_beyond_the_context_is_counted_too(world, encoder):
+    short, long = (encoder.count_tokens(["umbrella " * n], [(96, 96)])[0] for n in (10, 1010))
+    assert long - short >= 1000
+
+
+class CountingProcessor:
+    """Counts how often it is called for a picture."""
+
+    def __init__(self, processor):
+        self.processor, self.calls = processor, 0
+
+    def __call__(self, **inputs):
+        self.calls += 1
+        return self.processor(**inputs)
+
+    def __getattr__(self, name):
+        return getattr(self.processor, name)
+
+
+def test_the_processor_runs_once_for_each_size_however_many_prompts_there_are(policy):
+    processor = CountingProcessor(policy.processor)
+    encoder = PromptEncoder(policy.backbone, processor)
+    prompts = [f"What is in picture {n}?" for n in range(3000)]
+    first = encoder.count_tokens(prompts, [(96, 96), (640, 480), (96, 96)] * 1000)
+    assert processor.calls == 2
+    assert encoder.count_tokens(prompts, [(96, 96)] * 3000) == first, "this processor makes all pictures alike"
+    assert processor.calls == 2
+
+
+def test_a_processor_that_spends_more_tokens_on_larger_pictures(policy):
+    """Without resizing, a picture twice as wide has twice as many patches."""
+    processor = AutoProcessor.from_pretrained(policy.backbone.name_or_path)
+    processor.image_processor.do_resize = processor.image_processor.do_center_crop = False
+    encoder = PromptEncoder(policy.backbone, processor)
+    sizes = [(96, 96), (192, 96), (96, 288)]
+    one, two, three = encoder.count_tokens(["Describe."] * 3, sizes)
+    for size, count in zip(sizes, (one, two, three), strict=True):
+        real = processor(text=[encoder.chat_text("Describe.")], images=[Image.new("RGB", size, "red")])
+        assert count == len(real["input_ids"][0])
+    assert one < two < three
 
 
 def test_rows_drop_columns_that_are_padding_in_all_of_them(world, encoder):

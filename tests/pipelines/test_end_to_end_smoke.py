@@ -19,11 +19,15 @@ from peft import PeftModel
 from tests.pocket_models import build_pocket_models
 from transformers import LlavaForConditionalGeneration
 
+from fisao_pipeline.pocket.scenes import CATEGORIES
+
 PROJECT = Path(__file__).parents[2]
 STAGES = ("image_ingestion", "response_sampling", "reward_annotation", "policy_training", "benchmark_evaluation")
 TABLES = {
     "image_manifest": "02_intermediate",
     "rejected_images": "02_intermediate",
+    "rejected_prompts": "04_feature",
+    "rejected_questions": "07_model_output",
     "prompts": "03_primary",
     "responses": "04_feature",
     "object_mentions": "04_feature",
@@ -103,6 +107,14 @@ def own_store(smoke, no_stray_mlflow_store, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", smoke.tracking_uri)
 
 
+def add_long_prompts(smoke: Smoke) -> None:
+    """A second prompt for every other picture, far beyond the pocket model's context."""
+    file = smoke.root / "data" / "smoke" / "01_raw" / "pocket_scenes" / "prompts.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows += [{**row, "prompt_id": f"long-{row['prompt_id']}", "prompt": "umbrella " * 300} for row in rows[::2]]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.fixture(scope="module")
 def default_run(smoke) -> str:
     """The id of a run of everything, after the scenes were rendered."""
@@ -114,6 +126,7 @@ def default_run(smoke) -> str:
         try:
             with settings.SESSION_CLASS.create(project_path=smoke.root, env="smoke") as session:
                 session.run(pipeline_names=["pocket_world"], tags=["scenes"])
+            add_long_prompts(smoke)
         finally:
             os.chdir(before)
         return smoke.run()
@@ -184,13 +197,36 @@ def test_the_adapter_opens_in_peft(smoke, default_run):
     assert any("lora_B" in name for name, _ in model.named_parameters())
 
 
+def test_prompts_that_are_too_long_are_listed_and_never_asked(smoke, default_run):
+    prompts, rejected = smoke.table("prompts"), smoke.table("rejected_prompts")
+    too_long = set(prompts.loc[prompts["prompt_id"].str.startswith("long-"), "prompt_id"])
+    assert set(prompts.loc[prompts["prompt_id"].isin(too_long), "split"]) >= {"calibration", "training", "held_out"}
+    assert set(rejected["name"]) == too_long and list(rejected) == list(smoke.table("rejected_images"))
+    assert rejected["reason"].str.startswith("prompt too long: ").all()
+    for name in ("responses", "training_rollouts", "predictions"):
+        assert not set(smoke.table(name)["prompt_id"]) & too_long, name
+    held_out = set(prompts.loc[prompts["split"] == "held_out", "prompt_id"])
+    assert set(smoke.table("rejected_questions")["name"]) == too_long & held_out
+
+
+def test_what_the_annotations_declare_reaches_the_figures(smoke, default_run):
+    folder = smoke.folder("annotated_categories", "02_intermediate")
+    declared = json.loads((folder / default_run / folder.name).read_text())
+    assert declared == sorted(CATEGORIES)
+    assert smoke.record("comparison")["settings"]["annotated_categories"] == len(CATEGORIES)
+
+
 @pytest.mark.parametrize("stage", STAGES[1:])
 def test_a_stage_runs_again_alone_from_the_artifacts(smoke, default_run, stage):
     outputs = {
-        "response_sampling": [("responses", "04_feature")],
+        "response_sampling": [("responses", "04_feature"), ("rejected_prompts", "04_feature")],
         "reward_annotation": [("object_mentions", "04_feature"), ("token_rewards", "05_model_input")],
         "policy_training": [("policy_adapter", "06_models"), ("training_history", "07_model_output")],
-        "benchmark_evaluation": [("comparison", "08_reporting"), ("predictions", "07_model_output")],
+        "benchmark_evaluation": [
+            ("comparison", "08_reporting"),
+            ("predictions", "07_model_output"),
+            ("rejected_questions", "07_model_output"),
+        ],
     }[stage]
     untouched = [(n, layer) for n, layer in TABLES.items() if n not in {name for name, _ in outputs}]
     before = {name: smoke.versions(name, layer) for name, layer in untouched}
@@ -209,6 +245,16 @@ def test_the_same_seed_gives_the_same_adapter(smoke, default_run):
         (folder / v / "policy_adapter" / "adapter_model.safetensors").read_bytes() for v in (default_run, version)
     ]
     assert weights[0] == weights[1]
+
+
+def test_training_on_rewards_of_other_settings_is_refused(smoke, default_run):
+    before = smoke.versions("policy_adapter", "06_models")
+    message = (
+        r"reward_annotation\.false_mention_cost was 1\.2 and is 3\.0.*--pipelines=reward_annotation,policy_training"
+    )
+    with pytest.raises(ValueError, match=message):
+        smoke.run("policy_training", reward_annotation={"false_mention_cost": 3.0})
+    assert smoke.versions("policy_adapter", "06_models") == before
 
 
 def kedro(smoke: Smoke, *arguments: str) -> subprocess.CompletedProcess:

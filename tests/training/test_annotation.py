@@ -15,9 +15,9 @@ from fisao_pipeline.models.policy import decode_with_offsets
 from fisao_pipeline.params import FixedBaseline, RewardAnnotationParams
 from fisao_pipeline.training.annotation import (
     MENTION_COLUMNS,
+    GroundTruth,
     VerifierBaseline,
     annotate,
-    annotated_objects,
     calibrate,
     label_mentions,
     mention_table,
@@ -44,6 +44,9 @@ PARAMS = RewardAnnotationParams(
     repeat_penalty=0.5,
     min_auroc=0.6,
 )
+
+
+NO_TRUTH = GroundTruth({}, frozenset())
 
 
 def no_image(image_id):
@@ -154,21 +157,24 @@ def test_scores_are_the_verifiers(responses_of):
 
 def test_labels_are_null_where_the_annotations_cannot_know(responses_of):
     manifest = pd.DataFrame({"image_id": ["i0", "i1", "i2"], "objects": [["dog", "bike"], ["cat"], None]})
-    objects = annotated_objects(manifest, VOCABULARY)
-    assert objects == {"i0": {"dog", "bicycle"}, "i1": {"cat"}}
-    responses = responses_of(["a dog, a cat, a bicycle and a giraffe", "a dog", "a dog"])
-    labels = label_mentions(scored(responses, StubVerifier({})), objects)["label"]
-    expected = ["correct", "hallucinated", "correct", None, "hallucinated", None]
+    truth = GroundTruth.read(manifest, ["bike", "cat", "dog", "kite", "unicorn"], VOCABULARY)
+    assert truth.objects == {"i0": {"dog", "bicycle"}, "i1": {"cat"}}
+    assert truth.categories == {"bicycle", "cat", "dog", "kite"}
+    responses = responses_of(["a dog, a cat, a bicycle, a giraffe and a kite", "a dog", "a dog and a kite"])
+    labels = label_mentions(scored(responses, StubVerifier({})), truth)["label"]
+    # No image shows the kite, but it is declared; nobody declares the giraffe, and i2 is not annotated.
+    expected = ["correct", "hallucinated", "correct", None, "hallucinated", "hallucinated", None, None]
     assert [None if pd.isna(label) else label for label in labels] == expected
 
 
 def test_an_annotated_image_without_objects_makes_every_known_name_a_hallucination(responses_of):
     mentions = scored(responses_of(["a dog", "a dog"]), StubVerifier({}))
-    assert label_mentions(mentions, {"i0": set(), "i1": {"dog"}})["label"].tolist() == ["hallucinated", "correct"]
+    truth = GroundTruth({"i0": set(), "i1": {"dog"}}, frozenset({"dog"}))
+    assert label_mentions(mentions, truth)["label"].tolist() == ["hallucinated", "correct"]
 
 
 def test_without_annotations_every_label_is_null(responses_of):
-    mentions = label_mentions(scored(responses_of(["a dog"]), StubVerifier({})), {})
+    mentions = label_mentions(scored(responses_of(["a dog"]), StubVerifier({})), NO_TRUTH)
     assert mentions["label"].isna().all()
 
 
@@ -351,12 +357,28 @@ def test_a_baseline_survives_json(labelled):
     assert VerifierBaseline.from_dict(json.loads(json.dumps(baseline.to_dict()))) == baseline
 
 
+def test_a_baseline_says_which_settings_it_was_made_with(labelled, responses_of):
+    params = PARAMS.model_copy(update={"calibration": "annotated"})
+    for baseline, made_with in (
+        (calibrated(*labelled, calibration="annotated"), params),
+        (calibrated(*labelled), PARAMS),
+    ):
+        assert json.loads(json.dumps(baseline.to_dict()))["settings"] == made_with.model_dump(mode="json")
+
+
+def test_a_baseline_of_an_older_version_names_the_command(labelled):
+    stored = calibrated(*labelled).to_dict()
+    del stored["settings"]
+    with pytest.raises(ValueError, match="kedro run --pipelines=reward_annotation"):
+        VerifierBaseline.from_dict({**stored, "template": "a photo of a {}"})
+
+
 def test_the_whole_stage_on_real_models(world, responses_of):
     """Real verifier, real pictures; the tables belong together."""
     verifier = world.verifier()
     texts = ["There is a dog and a traffic light on a street.", "A photo of a cat.", "Nothing.", "two dogs"]
     responses = responses_of(texts, image_ids=["i00", "i01", "i02", "i03"])
-    done = annotate(responses, verifier, VOCABULARY, world.manifest, PARAMS, world.open_image)
+    done = annotate(responses, verifier, VOCABULARY, NO_TRUTH, PARAMS, world.open_image)
     assert done.token_rewards["response_id"].tolist() == responses["response_id"].tolist()
     lengths = responses["token_ids"].str.len().tolist()
     assert [len(row) for row in done.token_rewards["token_rewards"]] == lengths

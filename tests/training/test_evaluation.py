@@ -7,7 +7,13 @@ from tests.pocket_models import stir
 from fisao_pipeline.benchmarks.pope import PopeQuestion
 from fisao_pipeline.params import BenchmarkEvaluationParams
 from fisao_pipeline.training import evaluation
-from fisao_pipeline.training.evaluation import ANSWER_TOKENS, answer_prompts, held_out_questions
+from fisao_pipeline.training.evaluation import (
+    ANSWER_TOKENS,
+    QUESTION_COLUMNS,
+    answer_prompts,
+    caption_questions,
+    yes_no_questions,
+)
 
 PARAMS = BenchmarkEvaluationParams(
     held_out_images=3,
@@ -23,15 +29,20 @@ PARAMS = BenchmarkEvaluationParams(
 )
 
 
+def held_out(world, images: int) -> pd.DataFrame:
+    return world.prompts[world.prompts["split"] == "held_out"].head(images)
+
+
 @pytest.fixture(scope="module")
 def questions(world) -> pd.DataFrame:
-    held_out = world.prompts.loc[world.prompts["split"] == "held_out", "image_id"].tolist()
+    captions = caption_questions(held_out(world, 3))
+    held_out_ids = captions["image_id"].tolist()
     asked = [
-        PopeQuestion(held_out[0], "random", "dog", "Is there a dog in the image?", "no"),
-        PopeQuestion(held_out[1], "random", "cat", "Is there a cat in the image?", "yes"),
+        PopeQuestion(held_out_ids[0], "random", "dog", "Is there a dog in the image?", "no"),
+        PopeQuestion(held_out_ids[1], "random", "cat", "Is there a cat in the image?", "yes"),
     ]
     strategies = {"random": asked, "popular": asked[:1], "adversarial": asked}
-    return held_out_questions(world.prompts, strategies, PARAMS.held_out_images)
+    return pd.concat([captions, yes_no_questions(strategies)], ignore_index=True)
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +65,16 @@ def predictions(world, questions, asked_of_sampler) -> pd.DataFrame:
         evaluation.sample_responses = real
 
 
-def test_questions_are_about_held_out_images_only(world, questions):
-    held_out = set(world.prompts.loc[world.prompts["split"] == "held_out", "image_id"])
-    assert set(questions["image_id"]) <= held_out
-    captions = questions[questions["task"] == "caption"]
-    assert captions["image_id"].nunique() == PARAMS.held_out_images
+def test_questions_of_both_tasks_are_one_table(world, questions):
+    assert list(questions) == QUESTION_COLUMNS
+    captions, pope = questions[questions["task"] == "caption"], questions[questions["task"] == "pope"]
+    assert (
+        captions[["prompt_id", "prompt"]].values.tolist() == held_out(world, 3)[["prompt_id", "prompt"]].values.tolist()
+    )
     assert captions["answer"].isna().all()
-    assert (questions["task"] == "pope").sum() == 5
+    assert pope["answer"].tolist() == ["no", "yes", "no", "no", "yes"]
+    assert pope["prompt_id"].nunique() == 2
+    assert set(questions["split"]) == {"held_out"}
 
 
 def test_every_question_has_its_answers(predictions, questions):
@@ -94,16 +108,10 @@ def test_a_question_of_several_strategies_is_answered_once(predictions, asked_of
 
 
 def test_without_yes_no_questions(world):
-    questions = held_out_questions(world.prompts, {}, 2)
+    questions = pd.concat([caption_questions(held_out(world, 2)), yes_no_questions({})], ignore_index=True)
     table = answer_prompts(world.policy(), questions, world.open_image, PARAMS)
     assert set(table["task"]) == {"caption"}
     assert len(table) == 2 * (2 + 2 * PARAMS.samples_per_prompt)
-
-
-def test_no_held_out_prompt_names_the_parameter(world):
-    others = world.prompts[world.prompts["split"] != "held_out"]
-    with pytest.raises(ValueError, match=r"image_ingestion\.split_fractions\.held_out"):
-        held_out_questions(others, {}, 2)
 
 
 def test_an_untrained_adapter_answers_as_the_base(world, questions):

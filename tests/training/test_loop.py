@@ -11,7 +11,7 @@ from tests.pocket_models import LORA, PocketWorld, favour
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams
-from fisao_pipeline.training.annotation import mention_table
+from fisao_pipeline.training.annotation import GroundTruth, mention_table
 from fisao_pipeline.training.loop import PolicyTrainer, probe_numbers
 from fisao_pipeline.training.run import train_adapter
 from fisao_pipeline.training.sampling import round_prompts, sample_responses
@@ -55,6 +55,7 @@ def settings(rounds=2, probe_prompts=2, keep="best", seed=0, **ppo) -> PolicyTra
 
 
 PAID_TOKEN = 400
+NO_TRUTH = GroundTruth({}, frozenset())
 
 
 class ToyAnnotator:
@@ -86,14 +87,14 @@ def toy_policy(world, seed=0):
     return favour(world.policy(seed=seed), PAID_TOKEN, 3.5)
 
 
-def trainer_of(world, params, log=None) -> PolicyTrainer:
+def trainer_of(world, params, log=None, truth=NO_TRUTH) -> PolicyTrainer:
     return PolicyTrainer(
         toy_policy(world, params.seed),
         ToyAnnotator(world),
         world.prompts,
         SAMPLING,
         params,
-        {},
+        truth,
         log or (lambda metrics, step: None),
     )
 
@@ -275,6 +276,23 @@ def test_calibration_responses_are_not_trained_on(world):
     assert same(with_extra.adapter_state, without.adapter_state)
 
 
+def test_every_seed_is_judged_by_the_same_probe_prompts_whatever_the_order_of_the_file(world):
+    probe = world.prompts.iloc[[4]].loc[[4] * 40].assign(prompt_id=[f"q{n:02}" for n in range(40)])
+    prompts = pd.concat([world.prompts[world.prompts["split"] != "probe"], probe])
+
+    def asked(table, seed):
+        sampling = SAMPLING.model_copy(update={"seed": seed})
+        params = settings(seed=seed, probe_prompts=10)
+        trainer = PolicyTrainer(
+            world.policy(), ToyAnnotator(world), table, sampling, params, NO_TRUTH, lambda metrics, step: None
+        )
+        return trainer.probe_prompts["prompt_id"].tolist()
+
+    first = asked(prompts, 0)
+    assert asked(prompts[::-1], 5) == first
+    assert first != [f"q{n:02}" for n in range(10)] and len(set(first)) == 10
+
+
 # --- the probe -----------------------------------------------------------------------------------------------------
 
 
@@ -308,6 +326,23 @@ def test_the_probes_numbers_by_hand():
     )
 
 
+def test_the_probe_knows_a_category_that_no_image_shows(world):
+    """Naming it is a hallucination there too."""
+    probed = world.prompts.loc[world.prompts["split"] == "probe", "image_id"]
+    truth = GroundTruth({image_id: {"dog"} for image_id in probed}, frozenset({"dog", "kite"}))
+    trainer = trainer_of(world, settings(probe_prompts=4), truth=truth)
+    rewarded = trainer.annotator
+
+    def says_a_dog_and_a_kite(responses):
+        named = responses.loc[responses.index.repeat(2), ["response_id", "image_id"]]
+        mentions = named.assign(category=["dog", "kite"] * len(responses), repeated=False)
+        return mentions, rewarded(responses)[1]
+
+    says_a_dog_and_a_kite.open_image = world.open_image
+    trainer.annotator = says_a_dog_and_a_kite
+    assert trainer.probe()["probe_chair_i"] == 0.5
+
+
 def test_without_annotations_the_probe_goes_by_the_reward():
     responses = pd.DataFrame({"response_id": ["a"], "image_id": ["i0"]})
     mentions = mentions_of([("a", "dog", None, False)])
@@ -337,7 +372,7 @@ def test_an_adapter_from_the_artifacts_of_the_stages(world, tmp_path):
     from fisao_pipeline.training.annotation import annotate
 
     responses, _ = first_round(world, world.policy(lora=None))
-    done = annotate(responses, world.verifier(), VOCABULARY, world.manifest, ANNOTATION, world.open_image)
+    done = annotate(responses, world.verifier(), VOCABULARY, NO_TRUTH, ANNOTATION, world.open_image)
     tables = {"responses": responses, "token_rewards": done.token_rewards, "prompts": world.prompts}
     for name, table in tables.items():
         table.to_parquet(tmp_path / name)
@@ -348,6 +383,7 @@ def test_an_adapter_from_the_artifacts_of_the_stages(world, tmp_path):
             train_adapter(
                 **{name: pd.read_parquet(tmp_path / name) for name in tables},
                 manifest=world.manifest,
+                annotated_categories=["dog"],
                 open_image=world.open_image,
                 baseline=done.baseline.to_dict(),
                 backbone=world.policy_source,
@@ -363,3 +399,30 @@ def test_an_adapter_from_the_artifacts_of_the_stages(world, tmp_path):
     assert result.adapter_config["peft_type"] == "LORA"
     assert set(result.rollouts["round"]) == {1}
     assert same(result.adapter_state, again.adapter_state), "the seed alone decides, on the fresh adapter too"
+
+
+def test_a_first_round_of_other_settings_is_refused_before_a_model_is_loaded(world):
+    from tests.training.test_annotation import PARAMS as ANNOTATION
+
+    from fisao_pipeline.training.annotation import annotate
+
+    responses, _ = first_round(world, world.policy(lora=None))
+    done = annotate(responses, world.verifier(), VOCABULARY, NO_TRUTH, ANNOTATION, world.open_image)
+    with pytest.raises(
+        ValueError, match=r"temperature was 1\.0 and is 0\.5; reward_annotation\.margin was 0\.0 and is 0\.2"
+    ):
+        train_adapter(
+            responses=responses,
+            token_rewards=done.token_rewards,
+            prompts=world.prompts,
+            manifest=world.manifest,
+            annotated_categories=[],
+            open_image=world.open_image,
+            baseline=done.baseline.to_dict(),
+            backbone=None,
+            verifier=None,
+            sampling=SAMPLING.model_copy(update={"temperature": 0.5}),
+            annotation=ANNOTATION.model_copy(update={"margin": 0.2}),
+            params=settings(),
+            log_metrics=lambda metrics, step: None,
+        )

@@ -42,6 +42,7 @@ def test_the_table(world, policy):
         assert row.finish_reason == ("stop" if row.token_ids[-1] == eos else "length")
         assert row.finish_reason == "stop" or len(row.token_ids) == DECODING.max_new_tokens
     assert set(table["finish_reason"]) == {"stop", "length"}
+    assert set(table["temperature"]) == {DECODING.temperature}, "what the logprobs were taken at"
 
 
 def test_each_response_is_to_its_own_prompt(world, policy):
@@ -135,6 +136,20 @@ def test_another_seed_has_another_order():
     assert (
         round_prompts(prompts, 0, 10, 0)["prompt_id"].tolist() != round_prompts(prompts, 0, 10, 1)["prompt_id"].tolist()
     )
+
+
+def test_the_order_of_the_file_decides_nothing():
+    """Nor does where a row was added; a sorted file is not cut at its head."""
+    prompts = pd.concat([numbered(60, "calibration").assign(prompt_id=lambda t: "c" + t["prompt_id"]), numbered(60)])
+    params = PARAMS.model_copy(update={"calibration_prompts": 10, "prompts_per_round": 10})
+    asked = stage_prompts(prompts, params)["prompt_id"].tolist()
+    assert stage_prompts(prompts[::-1], params)["prompt_id"].tolist() == asked
+    for split in ("calibration", "training"):
+        head = set(prompts.loc[prompts["split"] == split, "prompt_id"].head(10))
+        assert len(head & set(asked)) < 8
+    new = pd.DataFrame({"prompt_id": ["new", "cnew"], "split": ["training", "calibration"]})
+    more = set(stage_prompts(pd.concat([new, prompts]), params)["prompt_id"])
+    assert len(set(asked) - more) <= 2
 
 
 def test_no_training_prompts():

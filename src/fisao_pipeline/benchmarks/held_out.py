@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -12,38 +12,78 @@ from fisao_pipeline.benchmarks.comparison import compare
 from fisao_pipeline.benchmarks.pope import STRATEGIES, PopeQuestion, build_questions
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.params import BenchmarkEvaluationParams
+from fisao_pipeline.seeded_choice import seeded_choice
 
 POPE_OBJECTS = 3
 
 
+def held_out_prompts(prompts: pd.DataFrame) -> pd.DataFrame:
+    """The prompts of the held-out split.
+
+    Raises:
+        ValueError: No prompt belongs to it.
+    """
+    held_out = prompts[prompts["split"] == "held_out"]
+    if held_out.empty:
+        raise ValueError(
+            "benchmark_evaluation: no held-out prompt to answer; raise image_ingestion.split_fractions.held_out, or "
+            "give prompts of that split, and re-run image_ingestion"
+        )
+    return held_out
+
+
+def chosen_prompts(prompts: pd.DataFrame, params: BenchmarkEvaluationParams) -> pd.DataFrame:
+    """All prompts of the images that are asked about, chosen by the evaluation's own seed: the same for every run."""
+    return seeded_choice(prompts, "image_id", params.held_out_images, params.seed)
+
+
 def pope_questions(
-    prompts: pd.DataFrame, manifest: pd.DataFrame, params: BenchmarkEvaluationParams
+    chosen: pd.DataFrame, manifest: pd.DataFrame, params: BenchmarkEvaluationParams
 ) -> dict[str, list[PopeQuestion]]:
-    """POPE questions by strategy about held-out images; none if too few of them show three annotated objects."""
-    held_out = prompts.loc[prompts["split"] == "held_out", "image_id"].drop_duplicates().head(params.held_out_images)
-    shown = manifest[manifest["image_id"].isin(held_out)].dropna(subset="objects")
-    objects = {i: list(names) for i, names in zip(shown["image_id"], shown["objects"], strict=True)}
-    eligible = sum(len(set(names)) >= POPE_OBJECTS for names in objects.values())
-    images = min(params.pope_images, eligible)
-    if images == 0:
+    """POPE questions by strategy about the first images of the choice that show three annotated objects.
+
+    Args:
+        chosen: What ``chosen_prompts`` gave; its order decides.
+        manifest: The ``image_manifest`` table.
+        params: Number of images and seed.
+
+    Returns:
+        Questions by strategy; none if no image shows as many objects.
+    """
+    annotated = manifest.dropna(subset="objects")
+    objects = dict(zip(annotated["image_id"], annotated["objects"], strict=True))
+    shown = {i: list(objects[i]) for i in chosen["image_id"].drop_duplicates() if i in objects}
+    eligible = [i for i, names in shown.items() if len(set(names)) >= POPE_OBJECTS]
+    asked = {i: shown[i] for i in eligible[: params.pope_images]}
+    if not asked:
         return {}
     return {
-        strategy: build_questions(objects, strategy, n_images=images, n_positives=POPE_OBJECTS, seed=params.seed)
+        strategy: build_questions(asked, strategy, n_images=len(asked), n_positives=POPE_OBJECTS, seed=params.seed)
         for strategy in STRATEGIES
     }
 
 
 def compare_models(
-    predictions: pd.DataFrame, manifest: pd.DataFrame, params: BenchmarkEvaluationParams
+    predictions: pd.DataFrame,
+    manifest: pd.DataFrame,
+    annotated_categories: Collection[str],
+    params: BenchmarkEvaluationParams,
 ) -> dict[str, Any]:
-    """The comparison of base and aligned, with the settings that its figures depend on."""
+    """The comparison of base and aligned, with the settings that its figures depend on.
+
+    Args:
+        predictions: The ``predictions`` table.
+        manifest: The ``image_manifest`` table.
+        annotated_categories: Names of the categories that the annotations declare: mentions of others are not scored.
+        params: Vocabulary and bootstrap.
+    """
     vocabulary = ObjectVocabulary.load(params.vocabulary)
     annotated = manifest.dropna(subset="objects")
     comparison = compare(
         predictions,
         annotated[["image_id", "objects"]],
         vocabulary,
-        annotated_categories=sorted({name for names in annotated["objects"] for name in names}),
+        annotated_categories=annotated_categories,
         settings=BootstrapSettings(params.bootstrap_resamples, params.confidence, params.seed),
     )
     comparison["settings"] |= {

@@ -18,7 +18,7 @@ NamedContent = tuple[str, Any]
 
 def annotate_images(
     images: pd.DataFrame, files: Sequence[NamedContent] | None, refused_images: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Add ids, object names and captions to the usable images.
 
     Args:
@@ -27,9 +27,9 @@ def annotate_images(
         refused_images: Refused files (column ``name``), to tell a refused image from a missing one.
 
     Returns:
-        The manifest (``MANIFEST_COLUMNS``, in the order of ``images``) and the refused annotations. ``objects`` are
-        the sorted category names present: an empty list where an image is annotated and empty, None where no instances
-        file lists it.
+        The manifest (``MANIFEST_COLUMNS``, in the order of ``images``), the refused annotations, and the sorted names
+        of all categories that the files declare, seen in an image or not. ``objects`` are the sorted category names
+        present: an empty list where an image is annotated and empty, None where no instances file lists it.
 
     Raises:
         ValueError: A file is no COCO JSON, or files were given and not one of their images is usable.
@@ -49,7 +49,7 @@ def annotate_images(
         objects=_column(images, {name: sorted(found) for name, found in join.objects.items()}),
         captions=_column(images, join.captions),
     )
-    return manifest[MANIFEST_COLUMNS], rejections_table(join.rejections)
+    return manifest[MANIFEST_COLUMNS], rejections_table(join.rejections), sorted(join.categories)
 
 
 class _Join:
@@ -59,6 +59,7 @@ class _Join:
         self.image_ids: dict[str, str] = {}
         self.objects: dict[str, set[str]] = {}
         self.captions: dict[str, list[str]] = defaultdict(list)
+        self.categories: set[str] = set()
         self.rejections: list[Rejection] = []
         self._owners: dict[str, str] = {}
         self._usable = ImageNames(usable)
@@ -69,6 +70,7 @@ class _Join:
         coco = _require_coco(source, content)
         files = self._read_images(source, coco["images"])
         categories = self._read_categories(source, coco["categories"])
+        self.categories.update(categories.values())
         if "categories" in content:
             for file_name in filter(None, files.values()):
                 self.objects.setdefault(file_name, set())

@@ -23,17 +23,22 @@ class Rejection(NamedTuple):
 
 
 def rejections_table(rejections: Iterable[Rejection]) -> pd.DataFrame:
-    """Return the rows as the ``rejected_images`` columns; text that is no valid Unicode is escaped."""
+    """Return the rows as the columns of every table of rejections; text that is no valid Unicode is escaped."""
     rows = [Rejection(kind, _printable(name), _printable(reason)) for kind, name, reason in rejections]
     return pd.DataFrame(rows, columns=list(Rejection._fields), dtype="str")
 
 
-def collect_rejections(*tables: pd.DataFrame) -> pd.DataFrame:
-    """Join the tables of all steps and say in one warning how many of each kind were refused for which reason."""
+def collect_rejections(*tables: pd.DataFrame, listed_in: str) -> pd.DataFrame:
+    """Join the tables of all steps and say in one warning how many of each kind were refused for which reason.
+
+    Args:
+        tables: What each step refused.
+        listed_in: The artifact that the result becomes, named in the warning.
+    """
     rejected = pd.concat(tables, ignore_index=True)
     if len(rejected):
         kinds = [f"{len(rows)} of kind {kind}: {summarise(rows)}" for kind, rows in rejected.groupby("kind", sort=True)]
-        logger.warning("Rejected %s. The table `rejected_images` lists each one.", ". ".join(kinds))
+        logger.warning("Rejected %s. The table `%s` lists each one.", ". ".join(kinds), listed_in)
     return rejected
 
 

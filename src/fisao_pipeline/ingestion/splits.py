@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Mapping
 
 from fisao_pipeline.params import SPLITS, ImageIngestionParams
+from fisao_pipeline.seeded_choice import seeded_hash
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +22,7 @@ def assign_split(sha256: str, fractions: Mapping[str, float], seed: int) -> str:
         fractions: Share of each split; they sum to 1, a missing one is 0.
         seed: Another seed deals the images anew.
     """
-    digest = hashlib.blake2b(f"{seed}:{sha256}".encode(), digest_size=8).digest()
-    u = int.from_bytes(digest, "big") / 2**64
+    u = seeded_hash(sha256, seed) / 2**64
     upper = 0.0
     for split in SPLITS:
         upper += fractions.get(split, 0.0)

@@ -14,6 +14,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 ImageOpener = Callable[[str], Image.Image]
+# Prompts tokenised at once while they are counted.
+_COUNTED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class PromptEncoder:
         self.processor = processor
         self.features = FeatureCache(cache_bytes)
         self._ids: dict[tuple[str, str], Tensor] = {}
+        self._image_tokens: dict[tuple[int, int], int] = {}
 
     def __call__(self, prompts: Sequence[str], image_ids: Sequence[str], open_image: ImageOpener) -> PromptBatch:
         """Encode prompts about images.
@@ -118,6 +121,45 @@ class PromptEncoder:
         conversation = [{"role": "user", "content": content}]
         return self.processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
 
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens that the policy can read and write together; None where its configuration names no limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def count_tokens(self, prompts: Sequence[str], image_sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """Length of each encoded prompt, its image's tokens included, without opening an image.
+
+        Each distinct text is tokenised once. What an image adds follows from its size alone, so the processor is run
+        once for each distinct size, on a blank picture: on one or a few where all pictures are alike, and correctly
+        for a processor that spends more tokens on larger pictures.
+
+        Args:
+            prompts: Texts without image token.
+            image_sizes: Width and height in pixels of each prompt's image.
+
+        Returns:
+            Tokens, one number a prompt.
+        """
+        texts = list(dict.fromkeys(prompts))
+        lengths: list[int] = []
+        for start in range(0, len(texts), _COUNTED_AT_ONCE):
+            lengths += self._text_tokens(texts[start : start + _COUNTED_AT_ONCE])
+        length_of = dict(zip(texts, lengths, strict=True))
+        pairs = zip(prompts, image_sizes, strict=True)
+        return [length_of[prompt] + self._tokens_of_image(size) for prompt, size in pairs]
+
+    def _text_tokens(self, prompts: list[str]) -> list[int]:
+        texts = [self.chat_text(prompt) for prompt in prompts]
+        # Not verbose: a text longer than the tokenizer's own limit is what is looked for, not worth a warning each.
+        return [len(ids) for ids in self.processor.tokenizer(texts, verbose=False)["input_ids"]]
+
+    def _tokens_of_image(self, size: tuple[int, int]) -> int:
+        """Tokens that an image of this size adds to those of the prompt's text."""
+        if size not in self._image_tokens:
+            whole = self.processor(text=[self.chat_text("")], images=[Image.new("RGB", size)])["input_ids"][0]
+            self._image_tokens[size] = len(whole) - self._text_tokens([""])[0]
+        return self._image_tokens[size]
+
     @torch.no_grad()
     def _encode(self, pairs: list[tuple[str, str]], open_image: ImageOpener) -> dict[str, Tensor]:
         images = {image_id: open_image(image_id) for image_id in dict.fromkeys(image_id for image_id, _ in pairs)}
@@ -138,10 +180,10 @@ class PromptEncoder:
         return fresh
 
     def _checked(self, ids: Tensor, prompt: str) -> Tensor:
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = self.context_tokens
         if limit is not None and len(ids) >= limit:
             raise ValueError(
-                f"a prompt takes {len(ids)} tokens and the policy's context is {limit}: shorten it or drop it from the "
-                f"prompts file ({prompt[:60]!r}…)"
+                f"a prompt takes {len(ids)} tokens and the policy's context is {limit}: re-run response_sampling with "
+                f"this backbone, which leaves such prompts out ({prompt[:60]!r}…)"
             )
         return ids

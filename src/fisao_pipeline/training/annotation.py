@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class VerifierBaseline:
         sentence_std: Their spread.
         sentence_auroc: P(a response without hallucination scores higher than one with), None without labels.
         sentences_cut: Share of calibration responses longer than the verifier's context.
-        template: Text around a mention that the scores were made with.
+        settings: The ``reward_annotation`` parameters that scores, baseline and rewards were made with.
     """
 
     mentions: Baseline
@@ -60,7 +60,7 @@ class VerifierBaseline:
     sentence_std: float
     sentence_auroc: float | None
     sentences_cut: float
-    template: str
+    settings: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -68,10 +68,45 @@ class VerifierBaseline:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VerifierBaseline:
-        """Inverse of ``to_dict``."""
+        """Inverse of ``to_dict``.
+
+        Raises:
+            ValueError: If it was stored by a version that kept no settings.
+        """
+        if "settings" not in values:
+            raise ValueError(
+                "verifier_baseline does not say which settings it was made with, it is of an older version: re-run "
+                "`kedro run --pipelines=reward_annotation`"
+            )
         mentions = dict(values["mentions"])
         classes = {name: ClassScores(**mentions.pop(name)) for name in ("correct", "hallucinated")}
         return cls(**{**values, "mentions": Baseline(**mentions, **classes)})
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What the annotations know, in the vocabulary's names.
+
+    Attributes:
+        objects: True categories of each annotated image; images without annotations are left out.
+        categories: What the annotations would have marked wherever it is visible, whether any image shows it or not.
+    """
+
+    objects: Mapping[str, set[str]]
+    categories: frozenset[str]
+
+    @classmethod
+    def read(
+        cls, manifest: pd.DataFrame, annotated_categories: Collection[str], vocabulary: ObjectVocabulary
+    ) -> GroundTruth:
+        """Read the two artifacts; names outside the vocabulary are left out."""
+
+        def canonical(names: Collection[str]) -> set[str]:
+            return {name for name in map(vocabulary.canonical, names) if name is not None}
+
+        rows = zip(manifest["image_id"], manifest["objects"], strict=True)
+        objects = {image_id: canonical(names) for image_id, names in rows if names is not None}
+        return cls(objects, frozenset(canonical(annotated_categories)))
 
 
 @dataclass(frozen=True)
@@ -87,7 +122,7 @@ def annotate(
     responses: pd.DataFrame,
     verifier: Verifier,
     vocabulary: ObjectVocabulary,
-    manifest: pd.DataFrame,
+    truth: GroundTruth,
     params: RewardAnnotationParams,
     open_image: ImageOpener,
 ) -> Annotation:
@@ -98,20 +133,10 @@ def annotate(
         ValueError: If a score is NaN or infinite.
     """
     mentions = score_mentions(mention_table(responses, vocabulary), verifier, params, open_image)
-    mentions = label_mentions(mentions, annotated_objects(manifest, vocabulary))
+    mentions = label_mentions(mentions, truth)
     baseline = calibrate(responses, mentions, verifier, params, open_image)
     rewards = reward_table(responses, mentions, baseline, verifier, params, open_image)
     return Annotation(mentions, baseline, rewards)
-
-
-def annotated_objects(manifest: pd.DataFrame, vocabulary: ObjectVocabulary) -> dict[str, set[str]]:
-    """True categories of each annotated image, in the vocabulary's names; images without annotations are left out."""
-    known: dict[str, set[str]] = {}
-    for image_id, objects in zip(manifest["image_id"], manifest["objects"], strict=True):
-        if objects is not None:
-            names = (vocabulary.canonical(name) for name in objects)
-            known[image_id] = {name for name in names if name is not None}
-    return known
 
 
 def mention_table(responses: pd.DataFrame, vocabulary: ObjectVocabulary) -> pd.DataFrame:
@@ -139,18 +164,17 @@ def score_mentions(
     return mentions.assign(score=scores.double().numpy())
 
 
-def label_mentions(mentions: pd.DataFrame, objects: Mapping[str, set[str]]) -> pd.DataFrame:
+def label_mentions(mentions: pd.DataFrame, truth: GroundTruth) -> pd.DataFrame:
     """The table with ``label``: ``correct`` or ``hallucinated``, null where the annotations cannot know.
 
-    They cannot know of an image that is not annotated, nor of a category that occurs nowhere in them.
+    They cannot know of an image that is not annotated, nor of a category that they do not declare.
     """
-    knowable = set().union(*objects.values()) if objects else set()
     labels: list[str | None] = []
     for image_id, category in zip(mentions["image_id"], mentions["category"], strict=True):
-        if image_id not in objects or category not in knowable:
+        if image_id not in truth.objects or category not in truth.categories:
             labels.append(None)
         else:
-            labels.append("correct" if category in objects[image_id] else "hallucinated")
+            labels.append("correct" if category in truth.objects[image_id] else "hallucinated")
     return mentions.assign(label=pd.Series(labels, index=mentions.index, dtype="str"))
 
 
@@ -199,7 +223,7 @@ def calibrate(
         sentence_std=float(sentences.std(correction=0)),
         sentence_auroc=_sentence_auroc(chosen, own, sentences),
         sentences_cut=cut,
-        template=params.template,
+        settings=params.model_dump(mode="json"),
     )
     _report(result, params)
     return result
@@ -247,7 +271,9 @@ def _fixed_baseline(params: RewardAnnotationParams) -> VerifierBaseline:
         mixing_weight=fixed.mixing_weight,
         auroc=None,
     )
-    return VerifierBaseline(mentions, fixed.sentence_mean, fixed.sentence_std, None, 0.0, params.template)
+    return VerifierBaseline(
+        mentions, fixed.sentence_mean, fixed.sentence_std, None, 0.0, params.model_dump(mode="json")
+    )
 
 
 def _sentence_auroc(responses: pd.DataFrame, mentions: pd.DataFrame, scores: Tensor) -> float | None:

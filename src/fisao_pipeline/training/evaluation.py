@@ -15,6 +15,7 @@ from fisao_pipeline.training.sampling import sample_responses
 
 # "Yes", "No" and what a model may say before it.
 ANSWER_TOKENS = 8
+QUESTION_COLUMNS = ["prompt_id", "image_id", "prompt", "split", "task", "answer", "pope_strategy"]
 
 
 def answer_prompts(
@@ -24,8 +25,7 @@ def answer_prompts(
 
     Args:
         policy: The aligned model.
-        questions: Rows with ``prompt_id``, ``image_id``, ``prompt``, ``split``, ``task`` (caption, pope), ``answer``
-            and ``pope_strategy``.
+        questions: Rows of ``QUESTION_COLUMNS``; ``task`` is caption or pope.
         open_image: Gives the RGB picture of an id.
         params: Decoding, samples per prompt, batch size, seed.
 
@@ -60,24 +60,13 @@ def _joined(questions: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
     return questions.drop(columns="split").merge(answers, on="prompt_id", how="left")
 
 
-def held_out_questions(
-    prompts: pd.DataFrame,
-    pope_questions: Mapping[str, Sequence[Any]],
-    held_out_images: int,
-) -> pd.DataFrame:
-    """Caption prompts of held-out images and POPE questions (by strategy) about the same images, as one table.
+def caption_questions(prompts: pd.DataFrame) -> pd.DataFrame:
+    """Caption prompts of held-out images as questions (``QUESTION_COLUMNS``)."""
+    return prompts.assign(task="caption", answer=None, pope_strategy=None)[QUESTION_COLUMNS]
 
-    Raises:
-        ValueError: No prompt belongs to the held-out split.
-    """
-    captions = prompts[prompts["split"] == "held_out"]
-    if captions.empty:
-        raise ValueError(
-            "benchmark_evaluation: no held-out prompt to answer; raise image_ingestion.split_fractions.held_out, or "
-            "give prompts of that split, and re-run image_ingestion"
-        )
-    kept = captions["image_id"].drop_duplicates().head(held_out_images)
-    captions = captions[captions["image_id"].isin(kept)].assign(task="caption", answer=None, pope_strategy=None)
+
+def yes_no_questions(pope_questions: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """POPE questions by strategy as questions (``QUESTION_COLUMNS``); one id may stand for several strategies."""
     rows = [
         {
             "prompt_id": f"pope/{question.image_id}/{question.object}",
@@ -91,5 +80,4 @@ def held_out_questions(
         for strategy, questions in pope_questions.items()
         for question in questions
     ]
-    columns = ["prompt_id", "image_id", "prompt", "split", "task", "answer", "pope_strategy"]
-    return pd.concat([captions[columns], pd.DataFrame(rows, columns=columns)], ignore_index=True)
+    return pd.DataFrame(rows, columns=QUESTION_COLUMNS)

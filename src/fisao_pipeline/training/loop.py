@@ -21,7 +21,9 @@ from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.verifier import Verifier
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
+from fisao_pipeline.seeded_choice import seeded_choice
 from fisao_pipeline.training.annotation import (
+    GroundTruth,
     VerifierBaseline,
     label_mentions,
     mention_table,
@@ -33,6 +35,9 @@ from fisao_pipeline.training.rollouts import build_rollouts
 from fisao_pipeline.training.sampling import RESPONSE_COLUMNS, round_prompts, sample_responses
 
 logger = logging.getLogger(__name__)
+
+# Not the run's seed: all seeds are judged by the same probe prompts.
+PROBE_SEED = 0
 
 LogMetrics = Callable[[dict[str, float], int], None]
 
@@ -85,7 +90,7 @@ class PolicyTrainer:
         prompts: pd.DataFrame,
         sampling: ResponseSamplingParams,
         params: PolicyTrainingParams,
-        objects: Mapping[str, set[str]],
+        truth: GroundTruth,
         log_metrics: LogMetrics,
     ):
         """Prepare the optimiser; nothing is sampled yet.
@@ -96,14 +101,15 @@ class PolicyTrainer:
             prompts: The ``prompts`` table.
             sampling: How every round samples.
             params: The loop's settings.
-            objects: True categories of annotated images, for the probe's CHAIR; may be empty.
+            truth: What the annotations know, for the probe's CHAIR; may be empty.
             log_metrics: Called with metrics and the number of optimiser steps while training runs.
         """
         torch.manual_seed(params.seed)
         self.policy, self.annotator, self.prompts = policy, annotator, prompts
-        self.sampling, self.params, self.objects, self.log_metrics = sampling, params, objects, log_metrics
+        self.sampling, self.params, self.truth, self.log_metrics = sampling, params, truth, log_metrics
         self.training_prompts = prompts[prompts["split"] == "training"]
-        self.probe_prompts = prompts[prompts["split"] == "probe"].head(params.probe_prompts)
+        probe = prompts[prompts["split"] == "probe"]
+        self.probe_prompts = seeded_choice(probe, "prompt_id", params.probe_prompts, PROBE_SEED)
         if params.ppo.advantage == "gae":
             policy.add_value_head()
         self.optimizer = torch.optim.AdamW(
@@ -193,11 +199,11 @@ class PolicyTrainer:
             Decoding(temperature, self.sampling.max_new_tokens),
             responses_per_prompt=1,
             batch_size=self.sampling.batch_size,
-            seed=0,
+            seed=PROBE_SEED,
             description="probing",
         )
         mentions, rewards = self.annotator(responses)
-        return probe_numbers(responses, label_mentions(mentions, self.objects), rewards, self.objects)
+        return probe_numbers(responses, label_mentions(mentions, self.truth), rewards, self.truth.objects)
 
     def _fresh_rollouts(self, index: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         chosen = round_prompts(self.training_prompts, index, self.sampling.prompts_per_round, self.sampling.seed)

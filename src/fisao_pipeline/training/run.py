@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,8 @@ from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.models.verifier import Verifier
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
-from fisao_pipeline.training.annotation import VerifierBaseline, annotated_objects
+from fisao_pipeline.training.annotation import GroundTruth, VerifierBaseline
+from fisao_pipeline.training.cached_round import check_cached_round
 from fisao_pipeline.training.loop import Annotator, LogMetrics, PolicyTrainer, TrainingResult
 
 
@@ -22,6 +23,7 @@ def train_adapter(
     *,
     prompts: pd.DataFrame,
     manifest: pd.DataFrame,
+    annotated_categories: Collection[str],
     open_image: ImageOpener,
     responses: pd.DataFrame,
     token_rewards: pd.DataFrame,
@@ -35,9 +37,12 @@ def train_adapter(
 ) -> TrainingResult:
     """Train a LoRA adapter on the backbone by token-level PPO; see ``training.loop``.
 
+    Before a model is loaded it is checked that the first round was made with this run's settings.
+
     Args:
-        prompts: The ``prompts`` table.
+        prompts: The ``prompts`` table, without those that are too long for the backbone.
         manifest: The ``image_manifest`` table.
+        annotated_categories: Names of the categories that the annotations declare.
         open_image: Gives the RGB picture of an id.
         responses: The ``responses`` table, whose training rows are the first round's rollouts.
         token_rewards: Their rewards.
@@ -48,20 +53,23 @@ def train_adapter(
         annotation: How mentions are paid.
         params: The loop's settings.
         log_metrics: Called with metrics and the number of optimiser steps.
+
+    Raises:
+        ValueError: If the cached first round was made with other settings; see ``training.cached_round``.
     """
+    stored = VerifierBaseline.from_dict(baseline)
+    check_cached_round(responses, prompts, stored.settings, sampling, annotation)
     # Before the policy is loaded: the seed decides on the fresh adapter's weights too.
     torch.manual_seed(params.seed)
     vocabulary = ObjectVocabulary.load(annotation.vocabulary)
-    annotator = Annotator(
-        Verifier.load(verifier), vocabulary, VerifierBaseline.from_dict(baseline), annotation, open_image
-    )
+    annotator = Annotator(Verifier.load(verifier), vocabulary, stored, annotation, open_image)
     trainer = PolicyTrainer(
         Policy.load(backbone, lora=params.lora),
         annotator,
         prompts,
         sampling,
         params,
-        annotated_objects(manifest, vocabulary),
+        GroundTruth.read(manifest, annotated_categories, vocabulary),
         log_metrics,
     )
     return trainer.train(responses, token_rewards)

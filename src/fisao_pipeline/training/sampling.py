@@ -14,6 +14,7 @@ from fisao_pipeline.models.decoding import Completions, Decoding
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import ResponseSamplingParams
+from fisao_pipeline.seeded_choice import seeded_choice
 
 RESPONSE_COLUMNS = [
     "response_id",
@@ -26,6 +27,7 @@ RESPONSE_COLUMNS = [
     "token_starts",
     "token_ends",
     "logprobs",
+    "temperature",
     "finish_reason",
 ]
 
@@ -77,7 +79,7 @@ def sample_responses(
             part = prompts.loc[order[chosen.start : chosen.stop]]
             batch = policy.encode(part["prompt"].tolist(), part["image_id"].tolist(), open_image)
             completions = policy.sample(batch, decoding, responses_per_prompt, reference)
-            rows += response_rows(policy, part, completions, responses_per_prompt)
+            rows += response_rows(policy, part, completions, responses_per_prompt, decoding.temperature)
             progress.update(len(part) * responses_per_prompt)
     table = pd.DataFrame(rows, columns=RESPONSE_COLUMNS)
     position = {prompt_id: i for i, prompt_id in enumerate(prompts["prompt_id"])}
@@ -86,7 +88,7 @@ def sample_responses(
 
 
 def response_rows(
-    policy: Policy, prompts: pd.DataFrame, completions: Completions, responses_per_prompt: int
+    policy: Policy, prompts: pd.DataFrame, completions: Completions, responses_per_prompt: int, temperature: float
 ) -> list[dict[str, Any]]:
     """Records of a batch of completions, copies of a prompt adjacent."""
     texts, offsets = policy.decode(completions.ids, completions.mask)
@@ -109,6 +111,7 @@ def response_rows(
                 "token_starts": [start for start, _ in spans],
                 "token_ends": [end for _, end in spans],
                 "logprobs": completions.logprobs[number][counts].tolist(),
+                "temperature": temperature,
                 "finish_reason": "stop" if token_ids and token_ids[-1] == eos else "length",
             }
         )
@@ -118,7 +121,8 @@ def response_rows(
 def round_prompts(prompts: pd.DataFrame, round_index: int, prompts_per_round: int, seed: int) -> pd.DataFrame:
     """The training prompts of one round: a seeded order, gone through again from the start when it is used up.
 
-    Round 0 needs no other round to be known, so the sampling stage and the loop agree on it.
+    The order is that of a seeded hash of the prompts' ids, another one for each pass. Round 0 needs no other round to
+    be known, so the sampling stage and the loop agree on it.
 
     Raises:
         ValueError: If there are no prompts.
@@ -128,13 +132,11 @@ def round_prompts(prompts: pd.DataFrame, round_index: int, prompts_per_round: in
     wanted = min(prompts_per_round, len(prompts))
     first = round_index * wanted
     passes = range(first // len(prompts), math.ceil((first + wanted) / len(prompts)))
-    order: list[Any] = []
-    for number in passes:
-        order += prompts.sample(frac=1, random_state=(seed + 7919 * number) % 2**32).index.tolist()
+    orders = [seeded_choice(prompts, "prompt_id", len(prompts), seed + 7919 * number) for number in passes]
     start = first - passes.start * len(prompts)
-    chosen = prompts.loc[order[start : start + wanted]]
+    chosen = pd.concat(orders, ignore_index=True).iloc[start : start + wanted]
     # A window across two passes may hold a prompt twice; its responses would share ids.
-    return chosen[~chosen.index.duplicated()].reset_index(drop=True)
+    return chosen.drop_duplicates("prompt_id").reset_index(drop=True)
 
 
 def stage_prompts(prompts: pd.DataFrame, params: ResponseSamplingParams) -> pd.DataFrame:
@@ -143,8 +145,9 @@ def stage_prompts(prompts: pd.DataFrame, params: ResponseSamplingParams) -> pd.D
     Raises:
         ValueError: If a split is empty.
     """
-    calibration = prompts[prompts["split"] == "calibration"].head(params.calibration_prompts)
+    calibration = prompts[prompts["split"] == "calibration"]
     if calibration.empty:
         raise ValueError("there are no calibration prompts: raise image_ingestion.split_fractions.calibration")
+    calibration = seeded_choice(calibration, "prompt_id", params.calibration_prompts, params.seed)
     first_round = round_prompts(prompts[prompts["split"] == "training"], 0, params.prompts_per_round, params.seed)
     return pd.concat([calibration, first_round], ignore_index=True)

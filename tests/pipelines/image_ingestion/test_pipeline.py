@@ -13,7 +13,7 @@ from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.params import ImageIngestionParams
 from fisao_pipeline.pipelines.image_ingestion import create_pipeline
 
-OUTPUTS = {"image_manifest", "prompts", "rejected_images"}
+OUTPUTS = {"image_manifest", "annotated_categories", "prompts", "rejected_images"}
 
 
 def conf(request, name):
@@ -39,7 +39,7 @@ def raw(tmp_path):
     coco = {
         "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
         "annotations": [{"id": 1, "image_id": 3, "category_id": 1}, {"id": 2, "image_id": 3, "category_id": 9}],
-        "categories": [{"id": 1, "name": "cat"}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "bird"}],
     }
     rows = [{"prompt_id": f"p{number}", "image": name, "prompt": "What?"} for number, name in enumerate(names)]
     (images.parent / "annotations.json").write_text(json.dumps(coco))
@@ -67,6 +67,7 @@ def test_the_stage_runs_in_memory_on_images_alone(raw, params):
     answers = run(raw, params)
     assert len(answers["image_manifest"]) == len(answers["prompts"]) == 41
     assert list(answers["rejected_images"]["name"]) == ["broken.png"]
+    assert answers["annotated_categories"] == []
 
 
 def test_the_stage_runs_on_the_catalog_as_shipped(raw, params, tmp_path, request):
@@ -79,6 +80,7 @@ def test_the_stage_runs_on_the_catalog_as_shipped(raw, params, tmp_path, request
     manifest, prompts, rejected = (catalog.load(name) for name in ("image_manifest", "prompts", "rejected_images"))
     assert manifest["image_id"].is_unique and set(prompts["image_id"]) == set(manifest["image_id"])
     assert manifest.set_index("image_id")["objects"]["3"] == ["cat"]
+    assert catalog.load("annotated_categories") == ["bird", "cat"], "also what no image shows"
     assert sorted(zip(rejected["kind"], rejected["name"], strict=True)) == [
         ("annotation", "annotations.json annotation 2"),
         ("annotation", "broken.png"),
@@ -91,7 +93,8 @@ def test_a_duplicate_gets_the_split_of_its_twin_and_a_rerun_gives_the_same_table
     one, two = run(raw, params), run(raw, params)
     splits = one["prompts"].set_index("image_id")["split"]
     assert splits["000"] == splits["copy"]
-    for name in OUTPUTS:
+    assert one["annotated_categories"] == two["annotated_categories"]
+    for name in OUTPUTS - {"annotated_categories"}:
         pd.testing.assert_frame_equal(one[name], two[name])
 
 

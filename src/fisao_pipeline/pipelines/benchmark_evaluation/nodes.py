@@ -9,12 +9,20 @@ from typing import Any
 import pandas as pd
 
 from fisao_pipeline.benchmarks.comparison import format_table
-from fisao_pipeline.benchmarks.held_out import compare_models, flat_metrics, pope_questions
+from fisao_pipeline.benchmarks.held_out import (
+    chosen_prompts,
+    compare_models,
+    flat_metrics,
+    held_out_prompts,
+    pope_questions,
+)
 from fisao_pipeline.datasets.image_folder import ImageFolder
+from fisao_pipeline.ingestion.rejections import collect_rejections
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.params import BenchmarkEvaluationParams
 from fisao_pipeline.pipelines.images import image_opener
 from fisao_pipeline.pipelines.metrics import log_to_active_run
+from fisao_pipeline.pipelines.rejections import set_aside_long_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -26,21 +34,43 @@ def answer_held_out_prompts(
     policy_backbone: ModelSource,
     policy_adapter: Path,
     params: BenchmarkEvaluationParams,
-) -> pd.DataFrame:
-    """Captions and yes/no answers of the base and of the aligned model to held-out images."""
-    from fisao_pipeline.models.policy import Policy  # noqa: PLC0415 - slow to import
-    from fisao_pipeline.training.evaluation import answer_prompts, held_out_questions  # noqa: PLC0415
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Captions and yes/no answers of the base and of the aligned model to held-out images.
 
-    questions = held_out_questions(prompts, pope_questions(prompts, image_manifest, params), params.held_out_images)
+    The second table lists the held-out prompts and questions that are too long for the policy.
+    """
+    from fisao_pipeline.models.policy import Policy  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.training.evaluation import (  # noqa: PLC0415
+        ANSWER_TOKENS,
+        answer_prompts,
+        caption_questions,
+        yes_no_questions,
+    )
+
+    held_out = held_out_prompts(prompts)
     policy = Policy.load(policy_backbone, adapter=policy_adapter)
-    return answer_prompts(policy, questions, image_opener(image_folder, image_manifest), params)
+    # By this stage's own longest answer, which may be another than response_sampling's.
+    fitting, too_long = set_aside_long_prompts(
+        policy, held_out, image_manifest, params.max_new_tokens, "benchmark_evaluation", ("held_out",)
+    )
+    chosen = chosen_prompts(fitting, params)
+    asked = yes_no_questions(pope_questions(chosen, image_manifest, params))
+    yes_no, too_long_to_ask = set_aside_long_prompts(
+        policy, asked, image_manifest, ANSWER_TOKENS, "benchmark_evaluation"
+    )
+    rejected = collect_rejections(too_long, too_long_to_ask, listed_in="rejected_questions")
+    questions = pd.concat([caption_questions(chosen), yes_no], ignore_index=True)
+    return answer_prompts(policy, questions, image_opener(image_folder, image_manifest), params), rejected
 
 
 def compare_base_and_aligned(
-    predictions: pd.DataFrame, image_manifest: pd.DataFrame, params: BenchmarkEvaluationParams
+    predictions: pd.DataFrame,
+    image_manifest: pd.DataFrame,
+    annotated_categories: list[str],
+    params: BenchmarkEvaluationParams,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """The comparison with confidence intervals, and the same numbers flat for MLflow."""
-    comparison = compare_models(predictions, image_manifest, params)
+    comparison = compare_models(predictions, image_manifest, annotated_categories, params)
     logger.info("Base against aligned on held-out images:\n%s", format_table(comparison))
     metrics = flat_metrics(comparison)
     log_to_active_run(metrics, step=params.seed, prefix="benchmark.")

@@ -20,8 +20,8 @@ def check_image_folder(image_folder: Folder, params: ImageIngestionParams) -> tu
 
 def build_image_manifest(
     checked_images: pd.DataFrame, annotations: list[tuple[str, Any]] | None, refused_images: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Join annotations to usable images: the manifest, refused annotations."""
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Join annotations to usable images: the manifest, refused annotations, the categories that the files declare."""
     return annotate_images(checked_images, annotations, refused_images)
 
 
@@ -37,4 +37,4 @@ def build_prompts(
 
 def collect_rejected(images: pd.DataFrame, annotations: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """Put everything that was refused into one table and log the counts."""
-    return collect_rejections(images, annotations, prompts)
+    return collect_rejections(images, annotations, prompts, listed_in="rejected_images")

@@ -13,7 +13,7 @@ from fisao_pipeline.pipelines.image_ingestion.nodes import (
 
 
 def create_pipeline(**_: object) -> Pipeline:
-    """Return the stage: image folder, annotations and prompts in; manifest, prompts and rejections out."""
+    """Return the stage: image folder, annotations and prompts in; manifest, categories, prompts and rejections out."""
     return Pipeline(
         [
             node(
@@ -25,7 +25,7 @@ def create_pipeline(**_: object) -> Pipeline:
             node(
                 build_image_manifest,
                 inputs=["checked_images", "raw_annotations", "refused_image_files"],
-                outputs=["image_manifest", "refused_annotations"],
+                outputs=["image_manifest", "refused_annotations", "annotated_categories"],
                 name="build_image_manifest",
             ),
             node(

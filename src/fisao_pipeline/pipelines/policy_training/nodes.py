@@ -16,8 +16,10 @@ from fisao_pipeline.pipelines.metrics import log_to_active_run
 
 def train_policy(
     prompts: pd.DataFrame,
+    rejected_prompts: pd.DataFrame,
     image_manifest: pd.DataFrame,
     image_folder: ImageFolder,
+    annotated_categories: list[str],
     responses: pd.DataFrame,
     token_rewards: pd.DataFrame,
     verifier_baseline: dict[str, Any],
@@ -27,12 +29,13 @@ def train_policy(
     annotation: RewardAnnotationParams,
     params: PolicyTrainingParams,
 ) -> tuple[AdapterArtifact, pd.DataFrame, pd.DataFrame]:
-    """Token-level PPO; the first round's responses and rewards are the cached ones."""
+    """Token-level PPO on prompts that fit; the first round's responses and rewards are the cached ones."""
     from fisao_pipeline.training.run import train_adapter  # noqa: PLC0415 - slow to import
 
     result = train_adapter(
-        prompts=prompts,
+        prompts=prompts[~prompts["prompt_id"].isin(rejected_prompts["name"])],
         manifest=image_manifest,
+        annotated_categories=annotated_categories,
         open_image=image_opener(image_folder, image_manifest),
         responses=responses,
         token_rewards=token_rewards,

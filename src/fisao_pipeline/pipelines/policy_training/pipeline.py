@@ -15,8 +15,10 @@ def create_pipeline(**_: object) -> Pipeline:
                 train_policy,
                 inputs=[
                     "prompts",
+                    "rejected_prompts",
                     "image_manifest",
                     "image_folder",
+                    "annotated_categories",
                     "responses",
                     "token_rewards",
                     "verifier_baseline",

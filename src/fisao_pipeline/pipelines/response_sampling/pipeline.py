@@ -8,13 +8,13 @@ from fisao_pipeline.pipelines.response_sampling.nodes import sample_policy_respo
 
 
 def create_pipeline(**_: object) -> Pipeline:
-    """Return the stage: prompts, images and backbone in; responses out."""
+    """Return the stage: prompts, images and backbone in; responses and prompts that are too long out."""
     return Pipeline(
         [
             node(
                 sample_policy_responses,
                 inputs=["prompts", "image_manifest", "image_folder", "policy_backbone", "params:response_sampling"],
-                outputs="responses",
+                outputs=["responses", "rejected_prompts"],
                 name="sample_responses",
             )
         ],

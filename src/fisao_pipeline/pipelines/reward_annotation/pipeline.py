@@ -8,12 +8,19 @@ from fisao_pipeline.pipelines.reward_annotation.nodes import annotate_responses
 
 
 def create_pipeline(**_: object) -> Pipeline:
-    """Return the stage: responses, images and verifier in; mentions, baseline and token rewards out."""
+    """Return the stage: responses, images, verifier in; mentions, baseline and token rewards out."""
     return Pipeline(
         [
             node(
                 annotate_responses,
-                inputs=["responses", "image_manifest", "image_folder", "verifier", "params:reward_annotation"],
+                inputs=[
+                    "responses",
+                    "image_manifest",
+                    "image_folder",
+                    "annotated_categories",
+                    "verifier",
+                    "params:reward_annotation",
+                ],
                 outputs=["object_mentions", "verifier_baseline", "token_rewards"],
                 name="annotate_responses",
             )

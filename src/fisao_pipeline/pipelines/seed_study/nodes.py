@@ -29,6 +29,7 @@ def run_seeds(
     prompts: pd.DataFrame,
     image_manifest: pd.DataFrame,
     image_folder: ImageFolder,
+    annotated_categories: list[str],
     policy_backbone: ModelSource,
     verifier: ModelSource,
     sampling: ResponseSamplingParams,
@@ -51,11 +52,13 @@ def run_seeds(
             "sampling": sampling.model_copy(update={"seed": seed}),
             "training": training.model_copy(update={"seed": seed}),
         }
-        responses = sample_policy_responses(prompts, *pictures, policy_backbone, seeded["sampling"])
-        _, baseline, rewards = annotate_responses(responses, *pictures, verifier, annotation)
+        responses, rejected = sample_policy_responses(prompts, *pictures, policy_backbone, seeded["sampling"])
+        _, baseline, rewards = annotate_responses(responses, *pictures, annotated_categories, verifier, annotation)
         adapter, _, _ = train_policy(
             prompts,
+            rejected,
             *pictures,
+            annotated_categories,
             responses,
             rewards,
             baseline,
@@ -68,8 +71,8 @@ def run_seeds(
         with tempfile.TemporaryDirectory() as folder:
             dataset = AdapterFolderDataset(filepath=str(Path(folder) / "adapter"))
             dataset.save(adapter)
-            predictions = answer_held_out_prompts(prompts, *pictures, policy_backbone, dataset.load(), evaluation)
-        comparisons[seed], _ = compare_base_and_aligned(predictions, image_manifest, evaluation)
+            predictions, _ = answer_held_out_prompts(prompts, *pictures, policy_backbone, dataset.load(), evaluation)
+        comparisons[seed], _ = compare_base_and_aligned(predictions, image_manifest, annotated_categories, evaluation)
     by_seed = {str(seed): comparison for seed, comparison in comparisons.items()}
     result = {"seeds": list(params.seeds), "means": seed_means(comparisons.values()), "by_seed": by_seed}
     logger.info("Means over %d seeds:\n%s", len(comparisons), format_seed_table(result))

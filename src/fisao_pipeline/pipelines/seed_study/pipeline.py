@@ -17,6 +17,7 @@ def create_pipeline(**_: object) -> Pipeline:
                     "prompts",
                     "image_manifest",
                     "image_folder",
+                    "annotated_categories",
                     "policy_backbone",
                     "verifier",
                     "params:response_sampling",

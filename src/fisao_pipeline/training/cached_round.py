@@ -1,0 +1,96 @@
+"""Whether the cached first round was made with the settings that the later rounds will use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from fisao_pipeline.params import ResponseSamplingParams, RewardAnnotationParams
+from fisao_pipeline.training.sampling import round_prompts
+
+
+class Difference(NamedTuple):
+    """One setting: its full name, the value that the cached artifacts were made with, and that of this run."""
+
+    name: str
+    cached: Any
+    now: Any
+
+
+def check_cached_round(
+    responses: pd.DataFrame,
+    prompts: pd.DataFrame,
+    reward_settings: Mapping[str, Any],
+    sampling: ResponseSamplingParams,
+    annotation: RewardAnnotationParams,
+) -> None:
+    """Refuse a first round whose responses or rewards were made with other settings than the later rounds will be.
+
+    Args:
+        responses: The ``responses`` table.
+        prompts: The ``prompts`` that may be asked.
+        reward_settings: ``settings`` of the ``verifier_baseline``.
+        sampling: How later rounds sample.
+        annotation: How later rounds are rewarded.
+
+    Raises:
+        ValueError: A setting differs; the message names each one, both values and the command to run.
+    """
+    sampled = sampling_differences(responses, prompts, sampling)
+    rewarded = reward_differences(reward_settings, annotation)
+    if not sampled and not rewarded:
+        return
+    stages = ["response_sampling"] * bool(sampled) + ["reward_annotation", "policy_training"]
+    listed = "; ".join(f"{name} was {cached!r} and is {now!r}" for name, cached, now in [*sampled, *rewarded])
+    raise ValueError(
+        "policy_training: the cached first round was made with other settings than the later rounds would be: "
+        f"{listed}. Make it anew with `kedro run --pipelines={','.join(stages)}` and the same --params, or put the "
+        "values into conf/ first; or train with the old values."
+    )
+
+
+def reward_differences(stored: Mapping[str, Any], annotation: RewardAnnotationParams) -> list[Difference]:
+    """Settings of the stored rewards that are not this run's."""
+    now = annotation.model_dump(mode="json")
+    names = [*now, *(name for name in stored if name not in now)]
+    return [
+        Difference(f"reward_annotation.{name}", stored.get(name), now.get(name))
+        for name in names
+        if stored.get(name) != now.get(name)
+    ]
+
+
+def sampling_differences(
+    responses: pd.DataFrame, prompts: pd.DataFrame, sampling: ResponseSamplingParams
+) -> list[Difference]:
+    """Settings of the cached training responses, as far as their rows tell, that are not this run's.
+
+    They tell the temperature, the number of responses to a prompt, the longest completion where one was cut, and by
+    which prompts were asked the seed and the number of prompts a round.
+    """
+    rows = responses[responses["split"] == "training"]
+    if rows.empty:
+        return []
+    lengths = rows["token_ids"].str.len()
+    cut = lengths[rows["finish_reason"] == "length"]
+    found = {
+        # None: stored by a version that did not say.
+        "temperature": float(rows["temperature"].iloc[0]) if "temperature" in rows else None,
+        "responses_per_prompt": int(rows.groupby("prompt_id").size().max()),
+        "max_new_tokens": int(cut.max()) if len(cut) else max(int(lengths.max()), sampling.max_new_tokens),
+    }
+    differences = [
+        Difference(f"response_sampling.{name}", value, getattr(sampling, name))
+        for name, value in found.items()
+        if value != getattr(sampling, name)
+    ]
+    training = prompts[prompts["split"] == "training"]
+    asked = set(rows["prompt_id"])
+    would_ask = set(round_prompts(training, 0, sampling.prompts_per_round, sampling.seed)["prompt_id"])
+    if asked != would_ask:
+        name = "what is asked (by response_sampling.seed and .prompts_per_round and the prompts artifact)"
+        now = f"{len(would_ask)} prompts, {len(asked & would_ask)} of them the same"
+        differences.append(Difference(name, f"{len(asked)} prompts", now))
+    return differences
