@@ -175,6 +175,8 @@ def test_the_run_is_tracked_with_parameters_metrics_and_tags(smoke, default_run)
     assert tags["input.policy_backbone"].startswith("sha256:")
     client = mlflow.MlflowClient(smoke.tracking_uri)
     assert len(client.get_metric_history(run.info.run_id, "training.token_reward")) == 2
+    steps = client.get_metric_history(run.info.run_id, "training.step.policy_loss")
+    assert [point.step for point in steps] == list(range(1, int(smoke.table("training_history")["updates"].sum()) + 1))
 
 
 def test_the_adapter_opens_in_peft(smoke, default_run):

@@ -47,7 +47,7 @@ def train_adapter(
         sampling: How rounds sample.
         annotation: How mentions are paid.
         params: The loop's settings.
-        log_metrics: Called with metrics and the number of optimiser steps.
+        log_metrics: Called after each optimiser step and each round; see ``training.loop.LogMetrics``.
     """
     # Before the policy is loaded: the seed decides on the fresh adapter's weights too.
     torch.manual_seed(params.seed)

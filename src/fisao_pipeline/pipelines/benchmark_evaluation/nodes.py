@@ -14,7 +14,7 @@ from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.params import BenchmarkEvaluationParams
 from fisao_pipeline.pipelines.images import image_opener
-from fisao_pipeline.pipelines.metrics import log_to_active_run
+from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 
 logger = logging.getLogger(__name__)
 
@@ -43,5 +43,6 @@ def compare_base_and_aligned(
     comparison = compare_models(predictions, image_manifest, params)
     logger.info("Base against aligned on held-out images:\n%s", format_table(comparison))
     metrics = flat_metrics(comparison)
-    log_to_active_run(metrics, step=params.seed, prefix="benchmark.")
+    with metrics_to_active_run("benchmark.") as log_metrics:
+        log_metrics(metrics, params.seed)
     return comparison, metrics
