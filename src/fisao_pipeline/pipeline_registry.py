@@ -3,6 +3,7 @@
 from kedro.pipeline import Pipeline
 
 from fisao_pipeline.pipelines import (
+    ablation,
     benchmark_evaluation,
     image_ingestion,
     pocket_world,
@@ -17,7 +18,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     """Make every pipeline of the project.
 
     Returns:
-        The five stages, `train` (the first four), `__default__` (all five), `pocket_world` and `seed_study`.
+        The five stages, `train` (the first four), `__default__` (all five), `pocket_world`; `seed_study`, `ablation`.
     """
     training_stages = {
         "image_ingestion": image_ingestion.create_pipeline(),
@@ -34,4 +35,5 @@ def register_pipelines() -> dict[str, Pipeline]:
         "benchmark_evaluation": evaluation,
         "pocket_world": pocket_world.create_pipeline(),
         "seed_study": seed_study.create_pipeline(),
+        "ablation": ablation.create_pipeline(),
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -24,16 +25,17 @@ def answer_held_out_prompts(
     image_manifest: pd.DataFrame,
     image_folder: ImageFolder,
     policy_backbone: ModelSource,
-    policy_adapter: Path,
+    policy_adapter: Path | None,
     params: BenchmarkEvaluationParams,
+    models: Sequence[Literal["base", "aligned"]] = ("base", "aligned"),
 ) -> pd.DataFrame:
-    """Captions and yes/no answers of the base and of the aligned model to held-out images."""
+    """Captions and yes/no answers of the base and of the aligned model, or of one of them, to held-out images."""
     from fisao_pipeline.models.policy import Policy  # noqa: PLC0415 - slow to import
     from fisao_pipeline.training.evaluation import answer_prompts, held_out_questions  # noqa: PLC0415
 
     questions = held_out_questions(prompts, pope_questions(prompts, image_manifest, params), params.held_out_images)
     policy = Policy.load(policy_backbone, adapter=policy_adapter)
-    return answer_prompts(policy, questions, image_opener(image_folder, image_manifest), params)
+    return answer_prompts(policy, questions, image_opener(image_folder, image_manifest), params, models)
 
 
 def compare_base_and_aligned(
