@@ -1,0 +1,62 @@
+"""A row's run in a real MLflow store: nested, ended as what happened, and never a reason to crash."""
+
+import logging
+
+import mlflow
+import pytest
+
+from fisao_pipeline.pipelines.child_runs import child_run
+from fisao_pipeline.session import Terminated
+
+
+@pytest.fixture
+def parent(mlflow_store):
+    mlflow.set_tracking_uri(mlflow_store)
+    with mlflow.start_run() as run:
+        yield run.info.run_id
+
+
+def test_a_child_has_its_parent_tags_and_parameters(parent):
+    parameters = {"policy_training.ppo.kl_coef": 0.5, "policy_training.lora.targets": ["q", "v"], "x": None}
+    with child_run("arm, seed 0", {"study.arm": "arm"}, parameters) as run_id:
+        assert mlflow.active_run().info.run_id == run_id != parent
+        mlflow.log_metric("kl", 1.0)
+    assert mlflow.active_run().info.run_id == parent
+    child = mlflow.get_run(run_id)
+    assert child.info.status == "FINISHED"
+    assert child.data.tags["mlflow.parentRunId"] == parent
+    assert child.data.tags["study.arm"] == "arm"
+    assert child.data.params == {"policy_training.ppo.kl_coef": "0.5", "policy_training.lora.targets": "['q', 'v']"}
+    assert mlflow.get_run(parent).data.metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt, "KILLED"), (Terminated, "KILLED"), (ValueError, "FAILED")]
+)
+def test_a_child_that_does_not_finish_says_so(parent, error, status):
+    with pytest.raises(error), child_run("x", {}, {}) as run_id:
+        raise error
+    assert mlflow.get_run(run_id).info.status == status
+    assert mlflow.active_run().info.run_id == parent
+
+
+def test_without_a_run_there_is_no_child(mlflow_store):
+    mlflow.set_tracking_uri(mlflow_store)
+    with child_run("x", {}, {}) as run_id:
+        assert run_id is None
+        assert mlflow.active_run() is None
+
+
+@pytest.mark.parametrize("broken", ["start_run", "log_params", "end_run"])
+def test_an_mlflow_that_fails_is_a_warning(parent, monkeypatch, caplog, broken):
+    def fail(*_, **__):
+        raise OSError("no disk")
+
+    monkeypatch.setattr(mlflow, broken, fail)
+    with caplog.at_level(logging.WARNING, logger="fisao_pipeline"), child_run("x", {}, {"a": 1}):
+        worked = True
+    monkeypatch.undo()
+    assert worked
+    assert [record.message for record in caplog.records] == ["MLflow did not take the record of this row: no disk"]
+    while mlflow.active_run().info.run_id != parent:
+        mlflow.end_run()
