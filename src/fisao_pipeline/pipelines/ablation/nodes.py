@@ -70,5 +70,5 @@ def plot_study(comparison: dict[str, Any]) -> Any:
 
 
 def _track(row: StudyRow, key: str) -> AbstractContextManager[str | None]:
-    tags = {"study.arm": row.arm, "study.seed": str(row.seed), "study.row": key}
-    return child_run(f"{row.arm}, seed {row.seed}", tags, row.settings.flat())
+    tags = {"study.arm": row.arm, "study.seed": str(row.seed)}
+    return child_run(f"{row.arm}, seed {row.seed}", key, tags, row.settings.flat())
