@@ -61,8 +61,9 @@ def format_study(result: Mapping[str, Any]) -> str:
         result: What `summarise` returns.
     """
     seeds, confidence = result["settings"]["seeds"], result["settings"]["confidence"]
+    many = f"Means ± standard deviation over seeds {', '.join(map(str, seeds))}; the base model has one value."
     lines = [
-        f"Means ± standard deviation over seeds {', '.join(map(str, seeds))}; the base model has one value. "
+        f"{many if len(seeds) > 1 else f'One run per arm, seed {seeds[0]}.'} "
         f"{confidence:.0%} intervals over seeds (Student's t) and of each row (paired bootstrap) are in the artifact."
     ]
     for decoding, known in result["base"][0]["metrics"].items():

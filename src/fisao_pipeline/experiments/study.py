@@ -88,24 +88,28 @@ class Study:
             One record per row of the plan: ``arm``, ``seed``, ``key``, ``base_key`` and what was kept: ``parameters``,
             ``inputs``, ``information``, ``seconds`` by stage, ``history`` and ``comparison``.
         """
-        records = []
+        records: list[dict[str, Any]] = []
         progress = tqdm(plan, desc="study", unit="row")
-        for number, row in enumerate(progress, start=1):
-            progress.set_postfix_str(f"{row.arm}, seed {row.seed}")
-            key = self.inputs.row_key(row)
-            kept = self._kept(key)
-            name = f"Row {number} of {len(plan)} (arm {row.arm}, seed {row.seed})"
-            if kept is None:
-                logger.info("%s starts.", name)
-                kept = self._run(row, key)
-            else:
-                as_arm = "" if kept["arm"] == row.arm else f" as arm {kept['arm']}, which has the same settings,"
-                logger.info(
-                    "%s is not run again: kept%s since %s, %s.", name, as_arm, kept["information"]["ended"], key
-                )
-            base_key = self.inputs.base_key(row.settings.benchmark_evaluation)
-            records.append({**kept, "arm": row.arm, "seed": row.seed, "key": key, "base_key": base_key})
+        try:
+            for number, row in enumerate(progress, start=1):
+                progress.set_postfix_str(f"{row.arm}, seed {row.seed}")
+                records.append(self._record(row, f"Row {number} of {len(plan)} (arm {row.arm}, seed {row.seed})"))
+        except BaseException:
+            logger.warning("%d of %d rows are kept; the same command goes on with the next.", len(records), len(plan))
+            raise
         return records
+
+    def _record(self, row: StudyRow, name: str) -> dict[str, Any]:
+        key = self.inputs.row_key(row)
+        kept = self._kept(key)
+        if kept is None:
+            logger.info("%s starts.", name)
+            kept = self._run(row, key)
+        else:
+            as_arm = "" if kept["arm"] == row.arm else f" as arm {kept['arm']}, which has the same settings,"
+            logger.info("%s is not run again: kept%s since %s, %s.", name, as_arm, kept["information"]["ended"], key)
+        base_key = self.inputs.base_key(row.settings.benchmark_evaluation)
+        return {**kept, "arm": row.arm, "seed": row.seed, "key": key, "base_key": base_key}
 
     def _kept(self, key: str) -> dict[str, Any] | None:
         row = self.rows.get(key)
