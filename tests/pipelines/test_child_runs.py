@@ -12,7 +12,8 @@ from fisao_pipeline.session import Terminated
 @pytest.fixture
 def parent(mlflow_store):
     mlflow.set_tracking_uri(mlflow_store)
-    with mlflow.start_run() as run:
+    # By id: a session in the same process may have made an experiment of another store the current one.
+    with mlflow.start_run(experiment_id="0") as run:
         yield run.info.run_id
 
 

@@ -14,7 +14,8 @@ from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 @pytest.fixture
 def run(mlflow_store):
     mlflow.set_tracking_uri(mlflow_store)
-    with mlflow.start_run() as active:
+    # By id: a session in the same process may have made an experiment of another store the current one.
+    with mlflow.start_run(experiment_id="0") as active:
         yield active.info.run_id
 
 
