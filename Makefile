@@ -23,7 +23,7 @@ SCENES := data/01_raw/pocket_scenes/prompts.jsonl
 export DO_NOT_TRACK ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev scenes run test test-slow test-gpu lint seeds viz mlflow constraints clean
+.PHONY: help setup setup-dev scenes run test test-slow test-gpu lint seeds ablation viz mlflow constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -70,6 +70,9 @@ lint: setup-dev ## Check style, types and the direction of imports
 
 seeds: setup scenes ## Run the whole method once per seed and print the means
 	$(KEDRO) run --pipelines=image_ingestion,seed_study
+
+ablation: setup scenes ## Run the whole method once per arm and seed and print the arms side by side
+	$(KEDRO) run --pipelines=image_ingestion,ablation
 
 viz: setup ## Open the pipelines and their artifacts in Kedro-Viz
 	$(KEDRO) viz run

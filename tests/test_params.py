@@ -20,7 +20,8 @@ MODELS = {
     "pocket_scenes": params.PocketScenesParams,
     "pocket_verifier": params.PocketVerifierParams,
     "pocket_vlm": params.PocketVLMParams,
-    "seed_study": params.SeedStudyParams,
+    "seed_study": params.StudyParams,
+    "ablation": params.StudyParams,
     "theorem": params.TheoremParams,
 }
 
@@ -43,7 +44,7 @@ def test_every_model_has_its_block():
         for value in vars(params).values()
         if isinstance(value, type) and issubclass(value, params.StageParams) and value is not params.StageParams
     }
-    nested = {params.FixedBaseline, params.LoraParams, params.PPOParams, params.PocketPhase}
+    nested = {params.Arm, params.FixedBaseline, params.LoraParams, params.PPOParams, params.PocketPhase}
     assert blocks - nested == set(MODELS.values())
 
 
@@ -89,6 +90,9 @@ def test_a_block_never_changes_after_loading(name):
         ("theorem", "image_text_correlation", 1.0),
         ("theorem", "policy_std", 0.0),
         ("theorem", "vision_weights", 1),
+        ("ablation", "arms", []),
+        ("ablation", "arms", [{"name": "a", "set": {}}, {"name": "a", "set": {}}]),
+        ("ablation", "arms", [{"name": "a b", "set": {}}]),
     ],
 )
 def test_what_is_out_of_range_is_refused(name, path, value):

@@ -16,7 +16,7 @@ def pipelines():
 
 
 def test_names(pipelines):
-    assert {*STAGES, "__default__", "train", "pocket_world", "seed_study", "theorem"} <= set(pipelines)
+    assert {*STAGES, "__default__", "train", "pocket_world", "seed_study", "ablation", "theorem"} <= set(pipelines)
 
 
 def names(*parts):
@@ -50,7 +50,7 @@ def test_every_stage_starts_from_artifacts_that_are_in_the_catalog(pipelines):
     for env in ("base", "smoke"):
         loader = OmegaConfigLoader(str(conf), env=env, **{**CONFIG_LOADER_ARGS, "default_run_env": env})
         entries = set(loader["catalog"])
-        for name in (*STAGES, "pocket_world", "seed_study", "theorem"):
+        for name in (*STAGES, "pocket_world", "seed_study", "ablation", "theorem"):
             needed = {i for i in pipelines[name].inputs() if not i.startswith("params:") and i != "parameters"}
             assert needed <= entries, f"{env}, {name}"
             assert pipelines[name].outputs() <= entries, f"{env}, {name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from string import Formatter
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -229,15 +229,27 @@ class PocketVLMParams(StageParams):
         return self
 
 
-class SeedStudyParams(StageParams):
-    """Which seeds the whole method is run with."""
+class Arm(StageParams):
+    """One setting of a study: its name, and the parameters in which it differs from the rest of the configuration."""
 
-    seeds: tuple[Seed, ...] = Field(min_length=1)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    set: dict[str, Any] = Field(
+        description="Dotted parameter of a stage to its value: `policy_training.ppo.kl_coef: 0.05`."
+    )
+
+
+class StudyParams(StageParams):
+    """Which settings the whole method is run with, and with which seeds each; one arm makes a study of seeds alone."""
+
+    seeds: tuple[Seed, ...] = Field(min_length=1, description="Of sampling and training; evaluation keeps its own.")
+    arms: tuple[Arm, ...] = Field(default=(Arm(name="default", set={}),), min_length=1)
 
     @model_validator(mode="after")
-    def _distinct(self) -> SeedStudyParams:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must differ, got {list(self.seeds)}")
+    def _distinct(self) -> StudyParams:
+        names = [arm.name for arm in self.arms]
+        for what, values in (("seeds", list(self.seeds)), ("names of arms", names)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{what} must differ, got {values}")
         return self
 
 

@@ -3,6 +3,7 @@
 from kedro.pipeline import Pipeline
 
 from fisao_pipeline.pipelines import (
+    ablation,
     benchmark_evaluation,
     image_ingestion,
     pocket_world,
@@ -18,7 +19,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     """Make every pipeline of the project.
 
     Returns:
-        The five stages, `train` (the first four), `__default__` (all five), `pocket_world`, `seed_study`
+        The five stages, `train` (the first four), `__default__` (all five), `pocket_world`; `seed_study`, `ablation`
         and `theorem`.
     """
     training_stages = {
@@ -37,4 +38,5 @@ def register_pipelines() -> dict[str, Pipeline]:
         "pocket_world": pocket_world.create_pipeline(),
         "seed_study": seed_study.create_pipeline(),
         "theorem": theorem.create_pipeline(),
+        "ablation": ablation.create_pipeline(),
     }

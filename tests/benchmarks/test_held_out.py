@@ -1,9 +1,16 @@
-"""Which held-out images and questions are asked: the same ones whatever the order of the files."""
+"""Which held-out images and questions are asked, whatever the order of the files, and what is made of the answers."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from fisao_pipeline.benchmarks.held_out import chosen_prompts, compare_models, held_out_prompts, pope_questions
+from fisao_pipeline.benchmarks.held_out import (
+    chosen_prompts,
+    compare_models,
+    flat_metrics,
+    held_out_prompts,
+    pope_questions,
+)
 from fisao_pipeline.params import BenchmarkEvaluationParams
 
 PARAMS = BenchmarkEvaluationParams(
@@ -100,3 +107,63 @@ def test_a_declared_category_that_no_image_shows_is_scored(declared, chair_i, un
     comparison = compare_models(predictions, manifest, declared, PARAMS)
     assert comparison["base"]["greedy"]["chair_i"]["value"] == chair_i
     assert comparison["settings"]["samples"]["greedy"]["unscored_mentions"]["base"] == unscored
+
+
+# --- what is made of the answers ----------------------------------------------------------------------------------
+
+SHOWN = {
+    "t0": ["dog", "cat", "car", "bus"],
+    "h0": ["dog", "cat", "car", "truck"],
+    "h1": ["bus", "bird", "boat"],
+    "h2": ["chair", "cup"],
+    "h3": None,
+    "h4": ["train", "sheep", "cow", "cow"],
+}
+DECLARED = sorted({name for names in SHOWN.values() for name in names or ()})
+
+
+@pytest.fixture
+def shown() -> pd.DataFrame:
+    return pd.DataFrame({"image_id": list(SHOWN), "objects": list(SHOWN.values())})
+
+
+def predictions(aligned_h0: str) -> pd.DataFrame:
+    rows = [
+        (model, decoding, "caption", image, "Describe it.", None, said, None, 5)
+        for decoding in ("greedy", "sampled")
+        for model, texts in (("base", ("A dog and a bus.", "A bird.")), ("aligned", (aligned_h0, "A bird.")))
+        for image, said in zip(("h0", "h1"), texts, strict=True)
+    ]
+    columns = ["model", "decoding", "task", "image_id", "prompt", "answer", "response", "pope_strategy", "n_tokens"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_the_comparison_by_hand(shown):
+    comparison = compare_models(predictions("A dog and a cat."), shown, DECLARED, PARAMS)
+    base, aligned = (comparison[model]["greedy"] for model in ("base", "aligned"))
+    assert base["chair_i"]["value"] == pytest.approx(1 / 3), "the bus of dog, bus, bird"
+    assert aligned["chair_i"]["value"] == 0
+    assert base["recall"]["value"] == pytest.approx(2 / 7)
+    assert aligned["recall"]["value"] == pytest.approx(3 / 7)
+    assert comparison["change"]["greedy"]["chair_i"]["value"] == pytest.approx(-1 / 3)
+    assert comparison["settings"]["prompts"] == ["Describe it."]
+    assert comparison["settings"]["images"] == 2
+    assert comparison["settings"]["max_new_tokens"] == PARAMS.max_new_tokens
+    assert comparison["settings"]["n_resamples"] == 100
+
+
+def test_categories_that_nobody_annotated_are_not_judged(shown):
+    """A zebra is in the vocabulary but in no annotation, so nobody can know whether it is there."""
+    comparison = compare_models(predictions("A dog, a cat and a zebra."), shown, DECLARED, PARAMS)
+    assert comparison["aligned"]["greedy"]["chair_i"]["value"] == 0
+    assert comparison["settings"]["samples"]["greedy"]["unscored_mentions"] == {"base": 0, "aligned": 1}
+
+
+def test_flat_metrics_are_the_comparisons_values_without_the_undefined_ones(shown):
+    comparison = compare_models(predictions("Nothing."), shown[shown["image_id"].isin(["h0"])], DECLARED, PARAMS)
+    flat = flat_metrics(comparison)
+    assert comparison["aligned"]["greedy"]["chair_i"]["value"] is None
+    assert "aligned.greedy.chair_i" not in flat and "change.greedy.chair_i" not in flat
+    assert flat["base.greedy.recall"] == comparison["base"]["greedy"]["recall"]["value"]
+    assert flat["aligned.sampled.recall"] == 0
+    assert all(np.isfinite(value) for value in flat.values())

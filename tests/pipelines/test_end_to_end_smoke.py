@@ -2,104 +2,27 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import mlflow
-import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from kedro.framework.cli.utils import find_run_command
-from kedro.framework.project import settings
-from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from peft import PeftModel
-from tests.pocket_models import build_pocket_models
+from tests.smoke_project import TABLES, Smoke
 from transformers import LlavaForConditionalGeneration
 
 from fisao_pipeline.pocket.scenes import CATEGORIES
 
-PROJECT = Path(__file__).parents[2]
 STAGES = ("image_ingestion", "response_sampling", "reward_annotation", "policy_training", "benchmark_evaluation")
-TABLES = {
-    "image_manifest": "02_intermediate",
-    "rejected_images": "02_intermediate",
-    "rejected_prompts": "04_feature",
-    "rejected_questions": "07_model_output",
-    "prompts": "03_primary",
-    "responses": "04_feature",
-    "object_mentions": "04_feature",
-    "token_rewards": "05_model_input",
-    "training_history": "07_model_output",
-    "training_rollouts": "07_model_output",
-    "predictions": "07_model_output",
-}
-
-
-class Smoke:
-    """A project in a temporary folder with this package's configuration, and what was run in it."""
-
-    def __init__(self, root: Path, tracking_uri: str):
-        self.root, self.tracking_uri = root, tracking_uri
-
-    def run(self, pipeline: str | None = None, **parameters) -> str:
-        """Run in this process; returns the session's id."""
-        bootstrap_project(self.root)
-        before = Path.cwd()
-        os.chdir(self.root)
-        try:
-            with settings.SESSION_CLASS.create(
-                project_path=self.root, env="smoke", runtime_params=parameters
-            ) as session:
-                assert isinstance(session, KedroSession)
-                session.run(pipeline_names=[pipeline] if pipeline else None)
-                return session.session_id
-        finally:
-            os.chdir(before)
-
-    def folder(self, name: str, layer: str) -> Path:
-        (found,) = (
-            (self.root / "data" / "smoke" / layer).glob(f"{name}.*")
-            if name != "policy_adapter"
-            else (self.root / "data" / "smoke" / layer / name,)
-        )
-        return found
-
-    def versions(self, name: str, layer: str) -> list[str]:
-        return sorted(path.name for path in self.folder(name, layer).iterdir() if not path.name.startswith("."))
-
-    def table(self, name: str) -> pd.DataFrame:
-        folder = self.folder(name, TABLES[name])
-        return pd.read_parquet(folder / self.versions(name, TABLES[name])[-1] / folder.name)
-
-    def record(self, name: str) -> dict:
-        folder = self.folder(name, "08_reporting")
-        return json.loads((folder / self.versions(name, "08_reporting")[-1] / folder.name).read_text())
-
-    def tracked(self, session_id: str):
-        client = mlflow.MlflowClient(self.tracking_uri)
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        (run,) = client.search_runs(experiments, f"tags.kedro_session_id = '{session_id}'")
-        return run
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory, mlflow_template) -> Smoke:
-    """Scenes rendered, untrained models in place; nothing run yet."""
-    root = tmp_path_factory.mktemp("smoke") / "project"
-    shutil.copytree(PROJECT / "conf", root / "conf", ignore=shutil.ignore_patterns("local"))
-    (root / "conf" / "local").mkdir()
-    (root / "src").mkdir()
-    for name in ("pyproject.toml", ".telemetry"):
-        if (PROJECT / name).exists():
-            shutil.copy(PROJECT / name, root / name)
-    store = root / "data" / "smoke" / "mlflow" / "mlflow.db"
-    store.parent.mkdir(parents=True)
-    shutil.copy(mlflow_template, store)
-    build_pocket_models(root / "data" / "smoke" / "06_models")
-    return Smoke(root, f"sqlite:///{store}")
+    """Untrained models in place; nothing run yet."""
+    return Smoke.make(tmp_path_factory.mktemp("smoke") / "project", mlflow_template)
 
 
 @pytest.fixture(autouse=True)
@@ -120,15 +43,8 @@ def default_run(smoke) -> str:
     """The id of a run of everything, after the scenes were rendered."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", smoke.tracking_uri)
-        bootstrap_project(smoke.root)
-        before = Path.cwd()
-        os.chdir(smoke.root)
-        try:
-            with settings.SESSION_CLASS.create(project_path=smoke.root, env="smoke") as session:
-                session.run(pipeline_names=["pocket_world"], tags=["scenes"])
-            add_long_prompts(smoke)
-        finally:
-            os.chdir(before)
+        smoke.run("pocket_world", tags=["scenes"])
+        add_long_prompts(smoke)
         return smoke.run()
 
 
@@ -188,6 +104,8 @@ def test_the_run_is_tracked_with_parameters_metrics_and_tags(smoke, default_run)
     assert tags["input.policy_backbone"].startswith("sha256:")
     client = mlflow.MlflowClient(smoke.tracking_uri)
     assert len(client.get_metric_history(run.info.run_id, "training.token_reward")) == 2
+    steps = client.get_metric_history(run.info.run_id, "training.step.policy_loss")
+    assert [point.step for point in steps] == list(range(1, int(smoke.table("training_history")["updates"].sum()) + 1))
 
 
 def test_the_adapter_opens_in_peft(smoke, default_run):

@@ -137,8 +137,22 @@ def test_the_history_says_what_happened(trained):
     assert history.loc[1, "kl"] == 0, "round 0 starts from the reference"
     assert (history["kl_k3"].iloc[2:] > 0).all()
     assert history["logprob_gap"].max() < 1e-3
-    assert [step for _, step in logged] == [0, 8, 16, 24, 32]
+    rounds = [step for metrics, step in logged if "step.policy_loss" not in metrics]
+    assert rounds == [0, 8, 16, 24, 32]
     assert all(math.isfinite(value) for metrics, _ in logged for value in metrics.values())
+
+
+def test_every_optimiser_step_is_logged_when_it_is_taken(trained):
+    _, result, logged = trained
+    steps = [(metrics, step) for metrics, step in logged if "step.policy_loss" in metrics]
+    assert [step for _, step in steps] == list(range(1, 33))
+    names = {"policy_loss", "value_loss", "clip_fraction", "approx_kl", "ratio_mean", "grad_norm"}
+    assert all(set(metrics) == {f"step.{name}" for name in names} for metrics, _ in steps)
+    for index in range(4):
+        of_round = [metrics["step.grad_norm"] for metrics, _ in steps[8 * index : 8 * index + 8]]
+        assert sum(of_round) / 8 == pytest.approx(result.history.loc[index + 1, "grad_norm"])
+    order = [(step, "step.policy_loss" in metrics) for metrics, step in logged]
+    assert order == sorted(order, key=lambda pair: (pair[0], not pair[1])), "a round's row comes after its steps"
 
 
 def test_later_rounds_are_sampled_on_policy_from_their_own_prompts(world, trained):

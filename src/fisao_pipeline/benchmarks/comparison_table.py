@@ -43,7 +43,7 @@ def format_table(comparison: Mapping[str, Any]) -> str:
             _row(name, comparison["base"][decoding][name], comparison["aligned"][decoding][name], change)
             for name in comparison["base"][decoding]
         ]
-        lines += ["", _title(decoding, settings["samples"][decoding]), "", *_markdown([_HEADER, *rows])]
+        lines += ["", _title(decoding, settings["samples"][decoding]), "", *markdown_table([_HEADER, *rows])]
     lines += ["", *(f"Note: {note}." for note in comparison["notes"])] if comparison["notes"] else []
     return "\n".join(lines)
 
@@ -81,7 +81,8 @@ def _cell(interval: Mapping[str, float | None], scale: int, digits: int, sign: s
     return show(interval["value"]) + unit + bounds
 
 
-def _markdown(rows: list[tuple[str, ...]]) -> list[str]:
+def markdown_table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Lines of a Markdown table, columns padded to one width; the first row is the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows

@@ -1,60 +1,53 @@
-"""Means over seeds of several comparisons of base and aligned."""
+"""Means over seeds of several comparisons of base and aligned, and how far they can be trusted."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+PARTS = ("aligned", "change")
 
-def seed_means(comparisons: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean, standard deviation, lowest and highest over seeds of every metric that is defined for all of them.
+
+def seed_means(comparisons: Iterable[Mapping[str, Any]], confidence: float = 0.95) -> dict[str, Any]:
+    """Mean over seeds of every metric of the aligned model, and of its change, that is defined for all seeds.
+
+    The interval is Student's: mean ± t · std / √n with n − 1 degrees of freedom. It holds the variation between
+    training runs; that between images is in each comparison's bootstrap intervals. The base model has no spread: it is
+    the same for all seeds.
+
+    Args:
+        comparisons: One per seed, as `fisao_pipeline.benchmarks.comparison.compare` returns them.
+        confidence: Coverage of the intervals, in (0, 1).
 
     Returns:
-        ``{"base" | "aligned" | "change": {decoding: {metric: {"mean", "std", "low", "high"}}}}``; ``std`` is that of a
-        sample, null for one seed.
+        ``{"aligned" | "change": {decoding: {metric: {"mean", "std", "low", "high", "n"}}}}``; ``std`` is that of a
+        sample. For one seed ``std``, ``low`` and ``high`` are null.
 
     Raises:
-        ValueError: If there is no comparison.
+        ValueError: If there is no comparison, or the confidence is out of range.
     """
     comparisons = list(comparisons)
     if not comparisons:
-        raise ValueError("seed_means: no comparison to average; give seed_study.seeds at least one seed")
-    first = comparisons[0]
+        raise ValueError("seed_means: no comparison to average; give the study's `seeds` at least one seed")
+    if not 0 < confidence < 1:
+        raise ValueError(f"seed_means: confidence must lie between 0 and 1, not {confidence}")
     means: dict[str, Any] = {}
-    for part in ("base", "aligned", "change"):
+    for part in PARTS:
         means[part] = {}
-        for decoding, metrics in first[part].items():
+        for decoding, metrics in comparisons[0][part].items():
             values = {name: [c[part][decoding][name]["value"] for c in comparisons] for name in metrics}
-            means[part][decoding] = {name: _summary(v) for name, v in values.items() if None not in v}
+            means[part][decoding] = {name: _summary(v, confidence) for name, v in values.items() if None not in v}
     return means
 
 
-def format_seed_table(result: Mapping[str, Any]) -> str:
-    """Markdown table of base, aligned and change, as mean ± standard deviation over seeds."""
-    means = result["means"]
-    lines = ["| metric | base | aligned | change |", "|---|---|---|---|"]
-    for decoding, metrics in means["base"].items():
-        for name in metrics:
-            cells = [_cell(means[part][decoding].get(name)) for part in ("base", "aligned", "change")]
-            relative = means["change"][decoding].get(f"{name}_relative")
-            if relative is not None and name.startswith("chair"):
-                cells[2] += f" ({relative['mean']:+.0%})"
-            lines.append(f"| {decoding} {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _summary(values: list[float], confidence: float) -> dict[str, float | int | None]:
+    mean, n = statistics.fmean(values), len(values)
+    if n == 1:
+        return {"mean": mean, "std": None, "low": None, "high": None, "n": n}
+    from scipy.stats import t  # noqa: PLC0415 - slow to import, and most runs average nothing
 
-
-def _summary(values: list[float]) -> dict[str, float | None]:
-    return {
-        "mean": statistics.fmean(values),
-        "std": statistics.stdev(values) if len(values) > 1 else None,
-        "low": min(values),
-        "high": max(values),
-    }
-
-
-def _cell(summary: Mapping[str, float | None] | None) -> str:
-    if summary is None:
-        return "–"
-    spread = "" if summary["std"] is None else f" ± {summary['std']:.4f}"
-    return f"{summary['mean']:.4f}{spread}"
+    std = statistics.stdev(values)
+    half = float(t.ppf((1 + confidence) / 2, n - 1)) * std / math.sqrt(n)
+    return {"mean": mean, "std": std, "low": mean - half, "high": mean + half, "n": n}

@@ -1,7 +1,16 @@
-"""Kedro datasets that kedro-datasets lacks: atomic versions, adapter folders, model folders, image folders."""
+"""Kedro datasets that kedro-datasets lacks: atomic versions, adapter, model and image folders, values by key."""
 
 from fisao_pipeline.datasets.adapter_folder import AdapterArtifact, AdapterFolderDataset
 from fisao_pipeline.datasets.atomic import AtomicDataset, AtomicVersions
+from fisao_pipeline.datasets.keyed_folder import KeyedFolder, KeyedFolderDataset
 from fisao_pipeline.datasets.model_folder import ModelFolderDataset
 
-__all__ = ["AdapterArtifact", "AdapterFolderDataset", "AtomicDataset", "AtomicVersions", "ModelFolderDataset"]
+__all__ = [
+    "AdapterArtifact",
+    "AdapterFolderDataset",
+    "AtomicDataset",
+    "AtomicVersions",
+    "KeyedFolder",
+    "KeyedFolderDataset",
+    "ModelFolderDataset",
+]

@@ -60,7 +60,10 @@ def build_verifier_processor(captions: Iterable[str], merges: int = 120) -> CLIP
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     letters = [f"{letter}{ending}" for ending in ("", "</w>") for letter in alphabet]
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.normalizer, learner.pre_tokenizer = blank.backend_tokenizer.normalizer, blank.backend_tokenizer.pre_tokenizer
+    learner.normalizer, learner.pre_tokenizer = (
+        blank.backend_tokenizer.normalizer,
+        blank.backend_tokenizer.pre_tokenizer,
+    )
     reserved = specials + letters
     bpe = _learn_bpe(learner, captions, reserved, len(reserved) + merges, end_of_word_suffix="</w>")
     tokenizer = CLIPTokenizer(**bpe, model_max_length=VERIFIER_CONTEXT_TOKENS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -17,9 +17,16 @@ from fisao_pipeline.training.sampling import sample_responses
 ANSWER_TOKENS = 8
 QUESTION_COLUMNS = ["prompt_id", "image_id", "prompt", "split", "task", "answer", "pope_strategy"]
 
+Model = Literal["base", "aligned"]
+MODELS: tuple[Model, ...] = ("base", "aligned")
+
 
 def answer_prompts(
-    policy: Policy, questions: pd.DataFrame, open_image: ImageOpener, params: BenchmarkEvaluationParams
+    policy: Policy,
+    questions: pd.DataFrame,
+    open_image: ImageOpener,
+    params: BenchmarkEvaluationParams,
+    models: Sequence[Model] = MODELS,
 ) -> pd.DataFrame:
     """Answer every question with both models and both decodings; the base model is the policy without its adapter.
 
@@ -28,12 +35,13 @@ def answer_prompts(
         questions: Rows of ``QUESTION_COLUMNS``; ``task`` is caption or pope.
         open_image: Gives the RGB picture of an id.
         params: Decoding, samples per prompt, batch size, seed.
+        models: Whose answers are wanted; each model's are the same whether or not the other is asked too.
 
     Returns:
         The ``predictions`` table.
     """
     tables = []
-    for model, reference in (("base", True), ("aligned", False)):
+    for model in models:
         for decoding, temperature in (("greedy", 0.0), ("sampled", params.temperature)):
             for task, asked in questions.groupby("task", sort=True):
                 samples = params.samples_per_prompt if (decoding, task) == ("sampled", "caption") else 1
@@ -48,7 +56,7 @@ def answer_prompts(
                     params.batch_size,
                     params.seed,
                     description=f"{model}, {decoding}, {task}",
-                    reference=reference,
+                    reference=model == "base",
                 )
                 tables.append(_joined(asked, responses).assign(model=model, decoding=decoding))
     return pd.concat(tables, ignore_index=True)

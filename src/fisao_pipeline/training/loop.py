@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 PROBE_SEED = 0
 
 LogMetrics = Callable[[dict[str, float], int], None]
+"""Takes metrics and the number of optimiser steps taken when they were measured; a round's have plain names
+(``token_reward``), those of one optimiser step begin with ``step.`` (``step.policy_loss``). It is called often: whoever
+sends them to a server collects them first."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class PolicyTrainer:
             sampling: How every round samples.
             params: The loop's settings.
             truth: What the annotations know, for the probe's CHAIR; may be empty.
-            log_metrics: Called with metrics and the number of optimiser steps while training runs.
+            log_metrics: Called after each optimiser step and each round; see ``LogMetrics``.
         """
         torch.manual_seed(params.seed)
         self.policy, self.annotator, self.prompts = policy, annotator, prompts
@@ -168,8 +171,7 @@ class PolicyTrainer:
         # 4. PPO steps.
         rate = anneal(self.optimizer, ppo, index, self.params.rounds)
         seed = self.params.seed + 31 * index
-        steps = ppo_round(self.policy, self.optimizer, scored, open_image, temperature, ppo, seed)
-        self.updates += int(steps["updates"])
+        steps = ppo_round(self.policy, self.optimizer, scored, open_image, temperature, ppo, seed, self._step_taken)
         row = {"round": float(index), **rollout_numbers(scored, self.kl_coef), **steps}
         row |= {"learning_rate": rate, "kl_coef": self.kl_coef, "seconds": time.perf_counter() - started}
         row["tokens_per_second"] = row["response_tokens"] * len(rollouts) / row["seconds"]
@@ -177,6 +179,10 @@ class PolicyTrainer:
             self.kl_coef = adapted_kl_coef(self.kl_coef, row["kl"], ppo.kl_target_nats, horizon=1.0, step=1.0)
         # 5. Probe.
         return {**row, **self.probe()}
+
+    def _step_taken(self, numbers: dict[str, float]) -> None:
+        self.updates += 1
+        self.log_metrics({f"step.{name}": value for name, value in numbers.items()}, self.updates)
 
     def probe(self) -> dict[str, float]:
         """Answers to the probe prompts, greedy and sampled: reward, objects and, with annotations, CHAIR and recall.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -88,8 +89,19 @@ def ppo_round(
     temperature: float,
     params: PPOParams,
     seed: int,
+    on_step: Callable[[dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
     """Take the round's PPO steps; gradients are summed over micro-batches, each token weighing the same.
+
+    Args:
+        policy: The model with a trainable adapter.
+        optimizer: Of its trainable parameters.
+        scored: The round's rollouts.
+        open_image: Gives the RGB picture of an id.
+        temperature: Divides the logits, as in sampling.
+        params: Losses, batch sizes, epochs.
+        seed: Of the order of the rollouts.
+        on_step: Called after each optimiser step with the numbers of that step.
 
     Returns:
         Means over the round's steps: policy_loss, value_loss, clip_fraction, approx_kl (nats per token), ratio_mean,
@@ -108,6 +120,8 @@ def ppo_round(
                 part = order[chosen.start : chosen.stop]
                 step = _update(policy, optimizer, scored, part, open_image, temperature, params)
                 steps.append(step)
+                if on_step is not None:
+                    on_step(step)
                 progress.update(sum(map(len, part)))
                 progress.set_postfix(loss=f"{step['policy_loss']:.3f}", kl=f"{step['approx_kl']:.4f}")
                 if params.max_round_kl_nats is not None and step["approx_kl"] > params.max_round_kl_nats:

@@ -52,7 +52,7 @@ def train_adapter(
         sampling: How rounds sample.
         annotation: How mentions are paid.
         params: The loop's settings.
-        log_metrics: Called with metrics and the number of optimiser steps.
+        log_metrics: Called after each optimiser step and each round; see ``training.loop.LogMetrics``.
 
     Raises:
         ValueError: If the cached first round was made with other settings; see ``training.cached_round``.

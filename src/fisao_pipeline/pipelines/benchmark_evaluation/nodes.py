@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -21,7 +22,7 @@ from fisao_pipeline.ingestion.rejections import collect_rejections
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.params import BenchmarkEvaluationParams
 from fisao_pipeline.pipelines.images import image_opener
-from fisao_pipeline.pipelines.metrics import log_to_active_run
+from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 from fisao_pipeline.pipelines.rejections import set_aside_long_prompts
 
 logger = logging.getLogger(__name__)
@@ -32,10 +33,11 @@ def answer_held_out_prompts(
     image_manifest: pd.DataFrame,
     image_folder: ImageFolder,
     policy_backbone: ModelSource,
-    policy_adapter: Path,
+    policy_adapter: Path | None,
     params: BenchmarkEvaluationParams,
+    models: Sequence[Literal["base", "aligned"]] = ("base", "aligned"),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Captions and yes/no answers of the base and of the aligned model to held-out images.
+    """Captions and yes/no answers of the base and of the aligned model, or of one of them, to held-out images.
 
     The second table lists the held-out prompts and questions that are too long for the policy.
     """
@@ -60,7 +62,7 @@ def answer_held_out_prompts(
     )
     rejected = collect_rejections(too_long, too_long_to_ask, listed_in="rejected_questions")
     questions = pd.concat([caption_questions(chosen), yes_no], ignore_index=True)
-    return answer_prompts(policy, questions, image_opener(image_folder, image_manifest), params), rejected
+    return answer_prompts(policy, questions, image_opener(image_folder, image_manifest), params, models), rejected
 
 
 def compare_base_and_aligned(
@@ -73,5 +75,6 @@ def compare_base_and_aligned(
     comparison = compare_models(predictions, image_manifest, annotated_categories, params)
     logger.info("Base against aligned on held-out images:\n%s", format_table(comparison))
     metrics = flat_metrics(comparison)
-    log_to_active_run(metrics, step=params.seed, prefix="benchmark.")
+    with metrics_to_active_run("benchmark.") as log_metrics:
+        log_metrics(metrics, params.seed)
     return comparison, metrics

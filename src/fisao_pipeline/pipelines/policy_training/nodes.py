@@ -11,7 +11,7 @@ from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
 from fisao_pipeline.pipelines.images import image_opener
-from fisao_pipeline.pipelines.metrics import log_to_active_run
+from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 
 
 def train_policy(
@@ -32,20 +32,21 @@ def train_policy(
     """Token-level PPO on prompts that fit; the first round's responses and rewards are the cached ones."""
     from fisao_pipeline.training.run import train_adapter  # noqa: PLC0415 - slow to import
 
-    result = train_adapter(
-        prompts=prompts[~prompts["prompt_id"].isin(rejected_prompts["name"])],
-        manifest=image_manifest,
-        annotated_categories=annotated_categories,
-        open_image=image_opener(image_folder, image_manifest),
-        responses=responses,
-        token_rewards=token_rewards,
-        baseline=verifier_baseline,
-        backbone=policy_backbone,
-        verifier=verifier,
-        sampling=sampling,
-        annotation=annotation,
-        params=params,
-        log_metrics=log_to_active_run,
-    )
+    with metrics_to_active_run("training.") as log_metrics:
+        result = train_adapter(
+            prompts=prompts[~prompts["prompt_id"].isin(rejected_prompts["name"])],
+            manifest=image_manifest,
+            annotated_categories=annotated_categories,
+            open_image=image_opener(image_folder, image_manifest),
+            responses=responses,
+            token_rewards=token_rewards,
+            baseline=verifier_baseline,
+            backbone=policy_backbone,
+            verifier=verifier,
+            sampling=sampling,
+            annotation=annotation,
+            params=params,
+            log_metrics=log_metrics,
+        )
     adapter = AdapterArtifact(config=result.adapter_config, state_dict=result.adapter_state)
     return adapter, result.history, result.rollouts

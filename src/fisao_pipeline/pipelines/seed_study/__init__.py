@@ -1,4 +1,4 @@
-"""Beside the stages: the whole method once per seed, and the mean of what comes out."""
+"""Pipeline `seed_study`: the whole method once per seed, and the mean of what comes out."""
 
 from fisao_pipeline.pipelines.seed_study.pipeline import create_pipeline
 

@@ -1,0 +1,123 @@
+"""From arms and seeds to the rows of a study, each with the effective parameters of every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import ValidationError
+
+from fisao_pipeline.params import (
+    Arm,
+    BenchmarkEvaluationParams,
+    PolicyTrainingParams,
+    ResponseSamplingParams,
+    RewardAnnotationParams,
+    Seed,
+)
+from fisao_pipeline.provenance import flatten_parameters
+
+SEEDED = ("response_sampling", "policy_training")
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """The parameters of the four stages that a study runs."""
+
+    response_sampling: ResponseSamplingParams
+    reward_annotation: RewardAnnotationParams
+    policy_training: PolicyTrainingParams
+    benchmark_evaluation: BenchmarkEvaluationParams
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted names, `policy_training.ppo.kl_coef` for instance, to plain values."""
+        return flatten_parameters({f"params:{field.name}": getattr(self, field.name) for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """One run of the whole method: an arm with a seed."""
+
+    arm: str
+    seed: int
+    settings: StageSettings
+
+
+def plan_rows(base: StageSettings, arms: Sequence[Arm], seeds: Sequence[Seed]) -> list[StudyRow]:
+    """Every arm with every seed; the first seed of all arms comes first, so that half a study compares all arms.
+
+    Args:
+        base: The configuration that the arms change.
+        arms: What each changes.
+        seeds: Of sampling and training; evaluation keeps its own seed, so all rows answer alike what the base answers.
+
+    Raises:
+        ValueError: An arm sets an unknown parameter, one out of range or a seed; all such faults are listed.
+    """
+    settings: dict[str, StageSettings] = {}
+    faults: list[str] = []
+    for arm in arms:
+        try:
+            settings[arm.name] = _with_changes(base, arm.set)
+        except ValueError as fault:
+            faults += [f"arm '{arm.name}': {line}" for line in str(fault).splitlines()]
+    if faults:
+        raise ValueError("Nothing was run, these arms are not valid:\n" + "\n".join(f"- {fault}" for fault in faults))
+    return [StudyRow(arm.name, seed, _with_seed(settings[arm.name], seed)) for seed in seeds for arm in arms]
+
+
+def _with_seed(settings: StageSettings, seed: int) -> StageSettings:
+    blocks = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return StageSettings(**blocks | {name: blocks[name].model_copy(update={"seed": seed}) for name in SEEDED})
+
+
+def _with_changes(base: StageSettings, changes: dict[str, Any]) -> StageSettings:
+    models = {field.name: type(getattr(base, field.name)) for field in fields(base)}
+    values = {name: getattr(base, name).model_dump() for name in models}
+    faults = [fault for key, value in changes.items() if (fault := _set(values, key, value))]
+    blocks = {}
+    for name, model in models.items():
+        try:
+            blocks[name] = model.model_validate(values[name])
+        except ValidationError as error:
+            faults += _said(name, error)
+    if faults:
+        raise ValueError("\n".join(faults))
+    return StageSettings(**blocks)
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> str | None:
+    """Change one value in place; returns what keeps it from being changed."""
+    if key in {f"{name}.seed" for name in SEEDED}:
+        return f"'{key}' is set by the study: give its `seeds`"
+    *parents, leaf = key.split(".")
+    block: Any = values
+    for depth, part in enumerate([*parents, leaf]):
+        if not isinstance(block, dict) or part not in block or (depth == 0 and not parents):
+            return _unknown(key, ".".join(key.split(".")[:depth]), part, block)
+        if depth < len(parents):
+            block = block[part]
+    block[leaf] = value
+    return None
+
+
+def _unknown(key: str, inside: str, part: str, block: Any) -> str:
+    if not isinstance(block, dict):
+        return f"there is no parameter '{key}': '{inside}' is {block!r} here and holds no others; set it as a whole"
+    close = get_close_matches(part, block, n=1)
+    meant = f"; did you mean '{close[0]}'?" if close and close[0] != part else ""
+    where = f"'{inside}' has" if inside else "an arm may set parameters of"
+    return f"there is no parameter '{key}'{meant} ({where} {', '.join(block)})"
+
+
+def _said(name: str, error: ValidationError) -> Iterable[str]:
+    for fault in error.errors():
+        place = ".".join([name, *(str(part) for part in fault["loc"])])
+        yield f"'{place}': {fault['msg'].removeprefix('Value error, ')} (got {_shortened(fault['input'])})"
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -1,0 +1,85 @@
+"""Values by key: each is there at once, whole or not at all."""
+
+import json
+
+import pandas as pd
+import pytest
+from kedro.io import AbstractDataset, DatasetError
+
+from fisao_pipeline.datasets import KeyedFolderDataset
+
+
+def json_folder(path) -> KeyedFolderDataset:
+    return KeyedFolderDataset(filepath=str(path / "rows"), dataset="json.JSONDataset", suffix=".json")
+
+
+def test_a_value_is_there_at_once_and_for_the_next_process(tmp_path):
+    values = json_folder(tmp_path).load()
+    assert values.get("a-0") is None and values.keys() == []
+    values.put("a-0", {"x": [1.5, None]})
+    assert json.loads((tmp_path / "rows" / "a-0.json").read_text()) == {"x": [1.5, None]}
+    assert json_folder(tmp_path).load().get("a-0") == {"x": [1.5, None]}
+    values.put("a-0", {"x": []})
+    values.put("b.1", 2)
+    assert values.keys() == ["a-0", "b.1"] and values.get("a-0") == {"x": []}
+
+
+def test_tables_come_back_with_their_lists(tmp_path):
+    dataset = KeyedFolderDataset(filepath=str(tmp_path), dataset="pandas.ParquetDataset", suffix=".parquet")
+    table = pd.DataFrame({"token_ids": [[1, 2], []], "text": ["a", None]})
+    dataset.load().put("t", table)
+    found = dataset.load().get("t")
+    assert found["token_ids"].tolist() == [[1, 2], []]
+    assert found["text"].isna().tolist() == [False, True]
+
+
+def test_a_value_that_cannot_be_written_leaves_the_one_before(tmp_path):
+    values = json_folder(tmp_path).load()
+    values.put("a", 1)
+    with pytest.raises(DatasetError):
+        values.put("a", {"x": float("nan")})
+    with pytest.raises(DatasetError):
+        values.put("a", {"x": object()})
+    assert values.get("a") == 1
+    assert [path.name for path in (tmp_path / "rows").iterdir()] == ["a.json"]
+
+
+def test_what_a_killed_write_left_is_no_value(tmp_path):
+    values = json_folder(tmp_path).load()
+    staging = tmp_path / "rows" / ".staging-a.json-0123"
+    staging.mkdir(parents=True)
+    (staging / "a.json").write_text('{"x": ')
+    assert values.keys() == [] and values.get("a") is None
+
+
+@pytest.mark.parametrize("key", ["", "../a", "a/b", ".hidden", "a b"])
+def test_a_key_that_is_no_file_name_is_refused(tmp_path, key):
+    values = json_folder(tmp_path).load()
+    with pytest.raises(DatasetError, match="no file name"):
+        values.put(key, 1)
+    with pytest.raises(DatasetError, match="no file name"):
+        values.get(key)
+
+
+def test_as_a_catalog_entry(tmp_path):
+    config = {
+        "type": "fisao_pipeline.datasets.KeyedFolderDataset",
+        "dataset": "json.JSONDataset",
+        "suffix": ".json",
+        "filepath": str(tmp_path / "rows"),
+        "metadata": {"kedro-viz": {"layer": "model_output"}},
+    }
+    dataset = AbstractDataset.from_config("study_rows", config)
+    assert not dataset.exists()
+    dataset.load().put("k", 1)
+    assert dataset.exists()
+    assert json.loads(dataset.preview()) == ["k"]
+    with pytest.raises(DatasetError, match="make it a node's input"):
+        dataset.save({"k": 1})
+
+
+@pytest.mark.parametrize("change", [{"suffix": "json"}, {"filepath": "s3://bucket/x"}, {"dataset": "no.SuchDataset"}])
+def test_a_wrong_definition_is_refused_before_anything_runs(tmp_path, change):
+    definition = {"filepath": str(tmp_path), "dataset": "json.JSONDataset", "suffix": ".json", **change}
+    with pytest.raises(DatasetError):
+        KeyedFolderDataset(**definition)

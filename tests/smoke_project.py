@@ -1,0 +1,90 @@
+"""A project of its own in the environment `smoke`: untrained pocket models, few scenes, whole runs in seconds."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from kedro.framework.project import settings
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from tests.pocket_models import build_pocket_models
+
+PROJECT = Path(__file__).parents[1]
+TABLES = {
+    "image_manifest": "02_intermediate",
+    "rejected_images": "02_intermediate",
+    "rejected_prompts": "04_feature",
+    "rejected_questions": "07_model_output",
+    "prompts": "03_primary",
+    "responses": "04_feature",
+    "object_mentions": "04_feature",
+    "token_rewards": "05_model_input",
+    "training_history": "07_model_output",
+    "training_rollouts": "07_model_output",
+    "predictions": "07_model_output",
+}
+
+
+class Smoke:
+    """A project in a temporary folder with this package's configuration, and what was run in it."""
+
+    def __init__(self, root: Path, tracking_uri: str):
+        self.root, self.tracking_uri = root, tracking_uri
+
+    @classmethod
+    def make(cls, root: Path, mlflow_template: Path) -> "Smoke":
+        """Configuration and untrained models in place; no scenes, nothing run yet."""
+        shutil.copytree(PROJECT / "conf", root / "conf", ignore=shutil.ignore_patterns("local"))
+        (root / "conf" / "local").mkdir()
+        (root / "src").mkdir()
+        for name in ("pyproject.toml", ".telemetry"):
+            if (PROJECT / name).exists():
+                shutil.copy(PROJECT / name, root / name)
+        store = root / "data" / "smoke" / "mlflow" / "mlflow.db"
+        store.parent.mkdir(parents=True)
+        shutil.copy(mlflow_template, store)
+        build_pocket_models(root / "data" / "smoke" / "06_models")
+        return cls(root, f"sqlite:///{store}")
+
+    def run(self, pipeline: str | None = None, tags: list[str] | None = None, **parameters) -> str:
+        """Run in this process; returns the session's id."""
+        bootstrap_project(self.root)
+        before = Path.cwd()
+        os.chdir(self.root)
+        try:
+            with settings.SESSION_CLASS.create(
+                project_path=self.root, env="smoke", runtime_params=parameters
+            ) as session:
+                assert isinstance(session, KedroSession)
+                session.run(pipeline_names=[pipeline] if pipeline else None, tags=tags)
+                return session.session_id
+        finally:
+            os.chdir(before)
+
+    def folder(self, name: str, layer: str) -> Path:
+        (found,) = (
+            (self.root / "data" / "smoke" / layer).glob(f"{name}.*")
+            if name != "policy_adapter"
+            else (self.root / "data" / "smoke" / layer / name,)
+        )
+        return found
+
+    def versions(self, name: str, layer: str) -> list[str]:
+        return sorted(path.name for path in self.folder(name, layer).iterdir() if not path.name.startswith("."))
+
+    def table(self, name: str) -> pd.DataFrame:
+        folder = self.folder(name, TABLES[name])
+        return pd.read_parquet(folder / self.versions(name, TABLES[name])[-1] / folder.name)
+
+    def record(self, name: str) -> dict:
+        folder = self.folder(name, "08_reporting")
+        return json.loads((folder / self.versions(name, "08_reporting")[-1] / folder.name).read_text())
+
+    def tracked(self, session_id: str):
+        client = mlflow.MlflowClient(self.tracking_uri)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        (run,) = client.search_runs(experiments, f"tags.kedro_session_id = '{session_id}'")
+        return run
