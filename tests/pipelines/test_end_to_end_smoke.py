@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
+import plotly.io
 import pytest
 from click.testing import CliRunner, Result
 from kedro.framework.cli.utils import find_run_command
@@ -27,11 +28,14 @@ TABLES = {
     "prompts": "03_primary",
     "responses": "04_feature",
     "object_mentions": "04_feature",
+    "response_scores": "04_feature",
     "token_rewards": "05_model_input",
     "training_history": "07_model_output",
     "training_rollouts": "07_model_output",
     "predictions": "07_model_output",
+    "prediction_mentions": "07_model_output",
 }
+FIGURES = ("score_distributions", "reward_quality", "reward_shift")
 
 
 class Smoke:
@@ -73,6 +77,10 @@ class Smoke:
     def record(self, name: str) -> dict:
         folder = self.folder(name, "08_reporting")
         return json.loads((folder / self.versions(name, "08_reporting")[-1] / folder.name).read_text())
+
+    def page(self, name: str) -> str:
+        folder = self.folder(name, "08_reporting")
+        return (folder / self.versions(name, "08_reporting")[-1] / folder.name).read_text()
 
     def tracked(self, session_id: str):
         client = mlflow.MlflowClient(self.tracking_uri)
@@ -124,6 +132,22 @@ def test_every_artifact_is_there_once(smoke, default_run):
         assert smoke.versions(name, layer) == [default_run], name
     assert smoke.versions("comparison", "08_reporting") == [default_run]
     assert smoke.versions("policy_adapter", "06_models") == [default_run]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_opens_in_plotly(smoke, default_run, name):
+    figure = plotly.io.from_json(json.dumps(smoke.record(name)))
+    assert figure.data or figure.layout.annotations
+    assert figure.layout.title.text in smoke.page("figures_page")
+
+
+def test_the_case_study_shows_held_out_pictures(smoke, default_run):
+    page = smoke.page("case_study")
+    manifest, predictions = smoke.table("image_manifest"), smoke.table("predictions")
+    shown = manifest[[f"<figcaption>{name}</figcaption>" in page for name in manifest["file_name"]]]
+    assert len(shown)
+    assert set(shown["image_id"]) <= set(predictions["image_id"])
+    assert page.count("data:image/jpeg;base64,") == page.count("<figcaption>")
 
 
 def test_nothing_is_written_outside_the_environments_folder(smoke, default_run):
@@ -188,9 +212,21 @@ def test_the_adapter_opens_in_peft(smoke, default_run):
 def test_a_stage_runs_again_alone_from_the_artifacts(smoke, default_run, stage):
     outputs = {
         "response_sampling": [("responses", "04_feature")],
-        "reward_annotation": [("object_mentions", "04_feature"), ("token_rewards", "05_model_input")],
+        "reward_annotation": [
+            ("object_mentions", "04_feature"),
+            ("response_scores", "04_feature"),
+            ("token_rewards", "05_model_input"),
+            ("score_distributions", "08_reporting"),
+            ("reward_quality", "08_reporting"),
+        ],
         "policy_training": [("policy_adapter", "06_models"), ("training_history", "07_model_output")],
-        "benchmark_evaluation": [("comparison", "08_reporting"), ("predictions", "07_model_output")],
+        "benchmark_evaluation": [
+            ("comparison", "08_reporting"),
+            ("predictions", "07_model_output"),
+            ("prediction_mentions", "07_model_output"),
+            ("reward_shift", "08_reporting"),
+            ("case_study", "08_reporting"),
+        ],
     }[stage]
     untouched = [(n, layer) for n, layer in TABLES.items() if n not in {name for name, _ in outputs}]
     before = {name: smoke.versions(name, layer) for name, layer in untouched}

@@ -52,7 +52,7 @@ def run_seeds(
             "training": training.model_copy(update={"seed": seed}),
         }
         responses = sample_policy_responses(prompts, *pictures, policy_backbone, seeded["sampling"])
-        _, baseline, rewards = annotate_responses(responses, *pictures, verifier, annotation)
+        _, baseline, rewards, _ = annotate_responses(responses, *pictures, verifier, annotation)
         adapter, _, _ = train_policy(
             prompts,
             *pictures,
