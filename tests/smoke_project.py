@@ -21,10 +21,12 @@ TABLES = {
     "prompts": "03_primary",
     "responses": "04_feature",
     "object_mentions": "04_feature",
+    "response_scores": "04_feature",
     "token_rewards": "05_model_input",
     "training_history": "07_model_output",
     "training_rollouts": "07_model_output",
     "predictions": "07_model_output",
+    "prediction_mentions": "07_model_output",
 }
 
 
@@ -82,6 +84,10 @@ class Smoke:
     def record(self, name: str) -> dict:
         folder = self.folder(name, "08_reporting")
         return json.loads((folder / self.versions(name, "08_reporting")[-1] / folder.name).read_text())
+
+    def page(self, name: str) -> str:
+        folder = self.folder(name, "08_reporting")
+        return (folder / self.versions(name, "08_reporting")[-1] / folder.name).read_text()
 
     def tracked(self, session_id: str):
         client = mlflow.MlflowClient(self.tracking_uri)

@@ -17,6 +17,7 @@ MODELS = {
     "reward_annotation": params.RewardAnnotationParams,
     "policy_training": params.PolicyTrainingParams,
     "benchmark_evaluation": params.BenchmarkEvaluationParams,
+    "reporting": params.ReportingParams,
     "pocket_scenes": params.PocketScenesParams,
     "pocket_verifier": params.PocketVerifierParams,
     "pocket_vlm": params.PocketVLMParams,

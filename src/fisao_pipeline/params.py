@@ -180,6 +180,18 @@ class BenchmarkEvaluationParams(StageParams):
     seed: Seed
 
 
+class ReportingParams(StageParams):
+    """How the figures and the case-study page are drawn."""
+
+    bins: int = Field(ge=2, le=500, description="Of the histograms, and of the overlap coefficient.")
+    max_points: int = Field(ge=1, description="Points of a scatter plot at most; correlations are of all responses.")
+    bootstrap_resamples: int = Field(ge=100)
+    confidence: float = Field(gt=0.5, lt=1)
+    cases: int = Field(ge=1, le=200, description="Pictures on the case-study page.")
+    picture_pixels: int = Field(ge=16, le=2048, description="Longest side of a picture on the page.")
+    seed: Seed = Field(description="Of the resampling.")
+
+
 class PocketScenesParams(StageParams):
     """How many pictures the pocket world renders for a user to work with."""
 

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fisao_pipeline.benchmarks.bootstrap as bootstrap_module
-from fisao_pipeline.benchmarks.bootstrap import BootstrapSettings, Interval, bootstrap_changes, bootstrap_metrics
+from fisao_pipeline.benchmarks.bootstrap import (
+    BootstrapSettings,
+    Interval,
+    bootstrap_changes,
+    bootstrap_metrics,
+    bootstrap_pearson,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "references"))
 from slow_benchmarks import slow_bootstrap_sd
@@ -138,3 +144,51 @@ def test_resamples_without_denominator_are_left_out():
 def test_settings_refuse(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         BootstrapSettings(**arguments)
+
+
+# --- Pearson's r ---------------------------------------------------------------------------------------------------
+
+
+def pairs_of(n: int, copies: int = 1, seed: int = 0, slope: float = 0.5) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=n)
+    y = slope * x + rng.normal(size=n)
+    pairs = pd.DataFrame({"image_id": [f"{i:05d}" for i in range(n)], "x": x, "y": y})
+    return pd.concat([pairs] * copies, ignore_index=True)
+
+
+def test_pearson_by_hand():
+    pairs = pd.DataFrame({"image_id": list("abcd"), "x": [1.0, 2.0, 3.0, 4.0], "y": [1.0, 3.0, 2.0, 4.0]})
+    assert bootstrap_pearson(pairs).value == pytest.approx(0.8)
+    assert bootstrap_pearson(pairs.assign(y=-pairs["x"])).value == pytest.approx(-1.0)
+
+
+def test_pearson_is_the_same_in_other_units():
+    pairs = pairs_of(50)
+    straight, turned = bootstrap_pearson(pairs), bootstrap_pearson(pairs.assign(x=1e6 + 1e-3 * pairs["x"]))
+    assert straight.value == pytest.approx(np.corrcoef(pairs["x"], pairs["y"])[0, 1], rel=1e-12)
+    assert (turned.value, turned.low, turned.high) == pytest.approx(
+        (straight.value, straight.low, straight.high), rel=1e-5
+    )
+
+
+def test_the_interval_of_r_is_that_of_fishers_z():
+    found = bootstrap_pearson(pairs_of(400), BootstrapSettings(4000))
+    reach = 1.959964 / np.sqrt(397)
+    assert (found.low, found.high) == pytest.approx(
+        np.tanh(np.arctanh(found.value) + np.array([-reach, reach])), abs=0.02
+    )
+
+
+def test_more_responses_of_the_same_images_make_r_no_surer():
+    once, often = bootstrap_pearson(pairs_of(60)), bootstrap_pearson(pairs_of(60, copies=8))
+    assert width(often) == pytest.approx(width(once), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_r_of_too_few(n):
+    assert bootstrap_pearson(pairs_of(n)) == Interval(None, None, None)
+
+
+def test_r_without_spread_is_undefined():
+    assert bootstrap_pearson(pairs_of(20).assign(y=0.3)) == Interval(None, None, None)

@@ -17,6 +17,8 @@ from fisao_pipeline.method.calibration import (
     auroc,
     calibrate_annotated,
     calibrate_mixture,
+    overlap_coefficient,
+    overlap_of_normals,
 )
 
 BASELINE = Baseline("annotated", ClassScores(0.3, 0.02, 30), ClassScores(0.2, 0.04, 10), 0.75, 0.9)
@@ -94,6 +96,44 @@ class TestAuroc:
                 auroc(torch.tensor([number]), torch.zeros(2))
             with pytest.raises(CalibrationError, match="auroc: a score is NaN or infinite"):
                 auroc(torch.zeros(2), torch.tensor([0.1, number]))
+
+
+class TestOverlap:
+    def test_by_hand(self) -> None:
+        # Bins [0, 0.25), [0.25, 0.5), [0.5, 0.75), [0.75, 1]: shares (0, ¼, ¼, ½) and (½, ¼, 0, ¼).
+        correct, hallucinated = torch.tensor([0.3, 0.6, 0.8, 1.0]), torch.tensor([0.0, 0.1, 0.4, 0.9])
+        assert overlap_coefficient(correct, hallucinated, bins=4) == pytest.approx(0.5)
+        assert overlap_coefficient(correct, hallucinated, bins=1) == 1.0
+
+    def test_apart_and_the_same(self) -> None:
+        assert overlap_coefficient(torch.tensor([0.8, 0.9]), torch.tensor([0.1, 0.2]), bins=4) == 0.0
+        assert overlap_coefficient(torch.full((3,), 0.2), torch.full((2,), 0.2)) == 1.0
+
+    @given(seed=st.integers(0, 2**31), bins=st.integers(2, 60))
+    @few
+    def test_reference_order_and_symmetry(self, seed: int, bins: int) -> None:
+        scores, correct = planted(seed, 0.6, 0.3, 0.2, 0.05, 80)
+        first, second = scores[correct].double(), scores[~correct].double()
+        answer = overlap_coefficient(first, second, bins)
+        assert answer == pytest.approx(reference.overlap_coefficient(first.tolist(), second.tolist(), bins), rel=1e-6)
+        assert overlap_coefficient(second.flip(0), first.flip(0), bins) == pytest.approx(answer, rel=1e-12)
+
+    def test_of_normals_is_what_many_draws_show(self) -> None:
+        assert overlap_of_normals(2.0, 1.0) == pytest.approx(0.3173105, rel=1e-6)  # 2Φ(−1)
+        assert overlap_of_normals(-0.2, 0.1) == pytest.approx(overlap_of_normals(2.0, 1.0))
+        scores, correct = planted(1, 0.5, 0.3, 0.2, 0.05, 200_000)
+        assert overlap_coefficient(scores[correct], scores[~correct]) == pytest.approx(0.3173, abs=0.01)
+
+    def test_refuses(self) -> None:
+        with pytest.raises(CalibrationError, match=r"overlap_coefficient: .*0 correct and 2 others"):
+            overlap_coefficient(torch.zeros(0), torch.zeros(2))
+        with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
+            overlap_coefficient(torch.zeros(1), torch.zeros(1), bins=0)
+        with pytest.raises(ValueError, match="std must be positive"):
+            overlap_of_normals(0.1, 0.0)
+        for number in NOT_FINITE:
+            with pytest.raises(CalibrationError, match="overlap_coefficient: a score is NaN or infinite"):
+                overlap_coefficient(torch.tensor([number]), torch.zeros(2))
 
 
 class TestAnnotated:

@@ -15,6 +15,7 @@ from fisao_pipeline.method.token_rewards import (
     mention_rewards,
     place_on_tokens,
     posterior_correct,
+    reward_thresholds,
     sentence_rewards,
 )
 
@@ -60,6 +61,26 @@ class TestPosterior:
         scores = torch.tensor([0.0, 0.25, 0.5])
         expected = [reference.bayes(s, weight, 0.3, 0.2, 0.05) for s in scores.tolist()]
         torch.testing.assert_close(posterior_correct(scores, baseline), torch.tensor(expected), rtol=1e-5, atol=0)
+
+
+class TestThresholds:
+    def test_by_hand(self) -> None:
+        assert reward_thresholds(BASELINE, "margin", margin=0.05) == pytest.approx((0.15, 0.35))
+        assert reward_thresholds(BASELINE, "midpoint", margin=0.05) == pytest.approx((0.25, 0.25))
+        # Even odds, slope 40: a cost of e² moves the threshold by 2 / 40.
+        assert reward_thresholds(EVEN, "posterior", false_mention_cost=7.3890561) == pytest.approx((0.3, 0.3))
+
+    @pytest.mark.parametrize("rule", RULES)
+    @given(margin=st.floats(0, 0.2), cost=st.floats(1, 10), weight=st.floats(0.05, 0.95))
+    @few
+    def test_is_where_the_reward_changes_its_sign(self, rule: str, margin: float, cost: float, weight: float) -> None:
+        settings = {"margin": margin, "false_mention_cost": cost}
+        baseline = replace(BASELINE, mixing_weight=weight)
+        low, high = reward_thresholds(baseline, rule, **settings)
+        around = torch.tensor([low - 1e-3, low + 1e-6, high - 1e-6, high + 1e-3], dtype=torch.float64)
+        below, *within, above = mention_rewards(around, baseline, rule, **settings).tolist()
+        assert below < 0 < above
+        assert all(abs(reward) < 1e-3 for reward in within)
 
 
 class TestMentionRewards:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import mlflow
+import plotly.io
 import pytest
 from click.testing import CliRunner, Result
 from kedro.framework.cli.utils import find_run_command
@@ -17,6 +18,7 @@ from transformers import LlavaForConditionalGeneration
 from fisao_pipeline.pocket.scenes import CATEGORIES
 
 STAGES = ("image_ingestion", "response_sampling", "reward_annotation", "policy_training", "benchmark_evaluation")
+FIGURES = ("score_distributions", "reward_quality", "reward_shift")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,22 @@ def test_every_artifact_is_there_once(smoke, default_run):
         assert smoke.versions(name, layer) == [default_run], name
     assert smoke.versions("comparison", "08_reporting") == [default_run]
     assert smoke.versions("policy_adapter", "06_models") == [default_run]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_opens_in_plotly(smoke, default_run, name):
+    figure = plotly.io.from_json(json.dumps(smoke.record(name)))
+    assert figure.data or figure.layout.annotations
+    assert figure.layout.title.text in smoke.page("figures_page")
+
+
+def test_the_case_study_shows_held_out_pictures(smoke, default_run):
+    page = smoke.page("case_study")
+    manifest, predictions = smoke.table("image_manifest"), smoke.table("predictions")
+    shown = manifest[[f"<figcaption>{name}</figcaption>" in page for name in manifest["file_name"]]]
+    assert len(shown)
+    assert set(shown["image_id"]) <= set(predictions["image_id"])
+    assert page.count("data:image/jpeg;base64,") == page.count("<figcaption>")
 
 
 def test_nothing_is_written_outside_the_environments_folder(smoke, default_run):
@@ -138,12 +156,21 @@ def test_what_the_annotations_declare_reaches_the_figures(smoke, default_run):
 def test_a_stage_runs_again_alone_from_the_artifacts(smoke, default_run, stage):
     outputs = {
         "response_sampling": [("responses", "04_feature"), ("rejected_prompts", "04_feature")],
-        "reward_annotation": [("object_mentions", "04_feature"), ("token_rewards", "05_model_input")],
+        "reward_annotation": [
+            ("object_mentions", "04_feature"),
+            ("response_scores", "04_feature"),
+            ("token_rewards", "05_model_input"),
+            ("score_distributions", "08_reporting"),
+            ("reward_quality", "08_reporting"),
+        ],
         "policy_training": [("policy_adapter", "06_models"), ("training_history", "07_model_output")],
         "benchmark_evaluation": [
             ("comparison", "08_reporting"),
             ("predictions", "07_model_output"),
             ("rejected_questions", "07_model_output"),
+            ("prediction_mentions", "07_model_output"),
+            ("reward_shift", "08_reporting"),
+            ("case_study", "08_reporting"),
         ],
     }[stage]
     untouched = [(n, layer) for n, layer in TABLES.items() if n not in {name for name, _ in outputs}]

@@ -39,6 +39,17 @@ def cosine(first: Row, second: Row) -> float:
     return math.fsum(a * b for a, b in zip(unit(first), unit(second), strict=True))
 
 
+def overlap_coefficient(first: Row, second: Row, bins: int) -> float:
+    """Sum over equal bins of the smaller of the two shares; the last bin holds its upper edge."""
+    low, high = min(*first, *second), max(*first, *second)
+    edges = [low + (high - low) * k / bins for k in range(bins)] + [math.inf]
+
+    def share(values: Row, k: int) -> float:
+        return sum(edges[k] <= x < edges[k + 1] for x in values) / len(values)
+
+    return math.fsum(min(share(first, k), share(second, k)) for k in range(bins))
+
+
 def probabilities(logits: Row, temperature: float = 1.0, suppressed_ids: Sequence[int] = ()) -> list[float]:
     """Softmax of logits / temperature over the tokens that are not suppressed."""
     top = max(x for index, x in enumerate(logits) if index not in suppressed_ids)

@@ -21,6 +21,8 @@ from fisao_pipeline.training.annotation import (
     calibrate,
     label_mentions,
     mention_table,
+    response_labels,
+    response_score_table,
     reward_table,
     score_mentions,
     sentence_scores,
@@ -352,6 +354,25 @@ def test_sentence_numbers_are_of_whole_calibration_responses(labelled):
     assert found.sentence_auroc == 1.0
 
 
+def test_the_scores_of_whole_responses_are_those_of_the_calibration(labelled):
+    responses, mentions = labelled
+    texts = dict(zip(responses["text"], [0.4, 0.5, 0.6, 0.1, 0.2, 0.3], strict=True))
+    more = pd.concat([responses, responses.assign(split="training", response_id="other")], ignore_index=True)
+    table = response_score_table(more, mentions, StubVerifier(texts), no_image)
+    assert table["response_id"].tolist() == responses["response_id"].tolist()
+    assert set(table["split"]) == {"calibration"}
+    np.testing.assert_allclose(table["sentence_score"], list(texts.values()), rtol=1e-6)
+    assert table["label"].tolist() == ["clean"] * 3 + ["hallucinating"] * 3
+
+
+def test_one_hallucination_makes_a_response_hallucinating_and_none_labelled_leaves_it_open():
+    mentions = pd.DataFrame(
+        {"response_id": ["a", "a", "b", "c"], "label": ["correct", "hallucinated", "correct", None]}
+    ).astype({"label": "str"})
+    labels = response_labels(pd.DataFrame({"response_id": list("abcd")}), mentions)
+    assert [None if pd.isna(label) else label for label in labels] == ["hallucinating", "clean", None, None]
+
+
 def test_a_baseline_survives_json(labelled):
     baseline = calibrated(*labelled, calibration="annotated")
     assert VerifierBaseline.from_dict(json.loads(json.dumps(baseline.to_dict()))) == baseline
@@ -385,5 +406,7 @@ def test_the_whole_stage_on_real_models(world, responses_of):
     nonzero = [sum(r != 0 for r in row) for row in done.token_rewards["token_rewards"]]
     assert nonzero == [2, 1, 0, 1]
     assert done.mentions["score"].between(-1, 1).all()
+    whole = verifier.score(responses["image_id"].tolist(), responses["text"].tolist(), world.open_image)
+    np.testing.assert_allclose(done.response_scores["sentence_score"], whole, rtol=1e-6)
     expected = verifier.score(["i01"], ["a photo of a cat"], world.open_image)
     assert done.mentions.loc[2, "score"] == pytest.approx(float(expected))

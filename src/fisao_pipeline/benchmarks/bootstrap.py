@@ -123,6 +123,38 @@ def bootstrap_changes(
     return changes
 
 
+def bootstrap_pearson(pairs: pd.DataFrame, settings: BootstrapSettings | None = None) -> Interval:
+    """Pearson's r of the columns ``x`` and ``y``; pairs of one image move together.
+
+    r = Σ(x − x̄)(y − ȳ) / √(Σ(x − x̄)² Σ(y − ȳ)²), undefined (None) where a column has no spread.
+
+    Args:
+        pairs: One row per pair with ``image_id``, ``x`` and ``y``.
+        settings: Resampling; the defaults when None.
+    """
+    settings = settings or BootstrapSettings()
+    if len(pairs) < 2:
+        return Interval(None, None, None)
+    # Centred and scaled first, or the differences of large sums below lose their digits.
+    x, y = (_standardised(pairs[name].to_numpy(dtype=np.float64)) for name in ("x", "y"))
+    moments = pd.DataFrame({"n": 1.0, "x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y})
+    images = moments.groupby(pairs["image_id"].to_numpy()).sum().to_numpy()
+    draws = [_pearson(weights @ images) for weights in _weight_blocks(len(images), settings)]
+    value = finite_or_none(float(_pearson(images.sum(axis=0))))
+    return _interval(value, np.concatenate(draws), len(images), settings)
+
+
+def _standardised(values: np.ndarray) -> np.ndarray:
+    centred = values - values.mean()
+    return centred / (np.abs(centred).max() or 1.0)
+
+
+def _pearson(sums: np.ndarray) -> np.ndarray:
+    n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.clip((n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y)), -1.0, 1.0)
+
+
 def _weight_blocks(n_images: int, settings: BootstrapSettings) -> Iterator[np.ndarray]:
     """Yield blocks of weights [resamples, images]; each row sums to the number of images."""
     rng = np.random.default_rng(settings.seed)

@@ -101,6 +101,45 @@ def auroc(correct: Float[Tensor, " n"], hallucinated: Float[Tensor, " m"]) -> fl
     return float((below + not_above).double().sum() / 2 / (len(correct) * len(hallucinated)))
 
 
+def overlap_coefficient(correct: Float[Tensor, " n"], hallucinated: Float[Tensor, " m"], bins: int = 40) -> float:
+    """Share of the two score distributions that lies on common ground, from two histograms with the same bins.
+
+    OVL = Σ_k min(p_k, q_k), p_k and q_k the shares of correct and of hallucinated mentions in bin k; the bins are of
+    equal width from the lowest to the highest of all scores. 0: apart, 1: the same. Few mentions in many bins miss
+    each other by chance, so small samples come out too low.
+
+    Raises:
+        CalibrationError: If a class is empty or a score is not finite.
+        ValueError: If there is no bin.
+    """
+    _require_finite("overlap_coefficient", correct, hallucinated)
+    if not len(correct) or not len(hallucinated):
+        raise CalibrationError(
+            f"overlap_coefficient: needs both classes, got {len(correct)} correct and {len(hallucinated)} others"
+        )
+    if bins < 1:
+        raise ValueError(f"overlap_coefficient: bins must be at least 1, got {bins}")
+    classes = correct.double(), hallucinated.double()
+    low = min(float(scores.min()) for scores in classes)
+    width = max(float(scores.max()) for scores in classes) - low
+    if width == 0:
+        return 1.0
+    places = [((scores - low) / width * bins).long().clamp(max=bins - 1) for scores in classes]
+    p, q = (torch.bincount(place, minlength=bins) / len(place) for place in places)
+    return float(torch.minimum(p.double(), q.double()).sum())
+
+
+def overlap_of_normals(gap: float, std: float) -> float:
+    """Overlap coefficient of two normal densities of one spread: 2Φ(−|gap| / 2s).
+
+    Raises:
+        ValueError: If the spread is not positive.
+    """
+    if not std > 0:
+        raise ValueError(f"overlap_of_normals: std must be positive, got {std}")
+    return math.erfc(abs(gap) / std / (2 * math.sqrt(2)))
+
+
 def calibrate_annotated(scores: Float[Tensor, " m"], correct: Bool[Tensor, " m"], min_mentions: int = 2) -> Baseline:
     """Baselines from labelled mentions: means, spreads and shares of the two classes.
 

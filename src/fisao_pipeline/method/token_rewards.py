@@ -73,6 +73,29 @@ def mention_rewards(
     raise ValueError(f"mention_rewards: rule must be margin, midpoint or posterior, got {rule!r}")
 
 
+def reward_thresholds(
+    baseline: Baseline, rule: Rule, margin: float = 0.0, false_mention_cost: float = 1.0
+) -> tuple[float, float]:
+    """Scores between which a mention neither costs nor earns: below the first it costs, above the second it earns.
+
+    margin:    (μ_hal − λ, μ_cor + λ)
+    midpoint:  (μ_cor + μ_hal)/2, twice
+    posterior: (μ_cor + μ_hal)/2 + (log c − log(w/(1 − w))) · s²/g, twice: there P = c/(1 + c)
+
+    Raises:
+        ValueError: If the rule is unknown.
+    """
+    if rule == "margin":
+        return baseline.hallucinated.mean - margin, baseline.correct.mean + margin
+    if rule == "midpoint":
+        return baseline.midpoint, baseline.midpoint
+    if rule == "posterior":
+        log_odds = math.log(baseline.mixing_weight) - math.log1p(-baseline.mixing_weight)
+        shift = (math.log(false_mention_cost) - log_odds) * baseline.pooled_std**2 / baseline.gap
+        return baseline.midpoint + shift, baseline.midpoint + shift
+    raise ValueError(f"reward_thresholds: rule must be margin, midpoint or posterior, got {rule!r}")
+
+
 def charge_repeats(
     rewards: Float[Tensor, " m"], repeated: Bool[Tensor, " m"], repeat_penalty: float = 0.0
 ) -> Float[Tensor, " m"]:

@@ -1,1 +1,1 @@
-"""Figures and pages: what a run has to show, drawn from its tables."""
+"""Figures and pages, the paper's and our own: tables in, plotly figures and HTML out; no Kedro and no model inside."""

@@ -111,11 +111,12 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class Annotation:
-    """What the stage hands over: the tables ``object_mentions`` and ``token_rewards``, and the baseline."""
+    """What the stage hands over: ``object_mentions``, the baseline, ``token_rewards`` and ``response_scores``."""
 
     mentions: pd.DataFrame
     baseline: VerifierBaseline
     token_rewards: pd.DataFrame
+    response_scores: pd.DataFrame
 
 
 def annotate(
@@ -136,7 +137,7 @@ def annotate(
     mentions = label_mentions(mentions, truth)
     baseline = calibrate(responses, mentions, verifier, params, open_image)
     rewards = reward_table(responses, mentions, baseline, verifier, params, open_image)
-    return Annotation(mentions, baseline, rewards)
+    return Annotation(mentions, baseline, rewards, response_score_table(responses, mentions, verifier, open_image))
 
 
 def mention_table(responses: pd.DataFrame, vocabulary: ObjectVocabulary) -> pd.DataFrame:
@@ -248,9 +249,7 @@ def reward_table(
         totals = sentence_rewards(scores.double(), baseline.sentence_mean, baseline.sentence_std)
         rewards = [place_on_tokens(r[None], [(n - 1, n)], n).tolist() for r, n in zip(totals, lengths, strict=True)]
         return pd.DataFrame({"response_id": responses["response_id"], "token_rewards": rewards})
-    scores = torch.tensor(mentions["score"].tolist(), dtype=torch.float64)
-    paid = mention_rewards(scores, baseline.mentions, params.rule, params.margin, params.false_mention_cost)
-    paid = charge_repeats(paid, torch.tensor(mentions["repeated"].tolist(), dtype=torch.bool), params.repeat_penalty)
+    paid = pay_mentions(mentions, baseline, params)
     of_response: dict[str, list[int]] = {}
     for row, response_id in enumerate(mentions["response_id"]):
         of_response.setdefault(response_id, []).append(row)
@@ -260,6 +259,36 @@ def reward_table(
         rows = of_response.get(response_id, [])
         rewards.append(place_on_tokens(paid[rows], [spans[row] for row in rows], length).tolist())
     return pd.DataFrame({"response_id": responses["response_id"], "token_rewards": rewards})
+
+
+def pay_mentions(
+    mentions: pd.DataFrame, baseline: VerifierBaseline, params: RewardAnnotationParams
+) -> Float[Tensor, " m"]:
+    """Reward of each row of a table with ``score`` and ``repeated``, repeats charged."""
+    scores = torch.tensor(mentions["score"].tolist(), dtype=torch.float64)
+    paid = mention_rewards(scores, baseline.mentions, params.rule, params.margin, params.false_mention_cost)
+    repeated = torch.tensor(mentions["repeated"].tolist(), dtype=torch.bool)
+    return charge_repeats(paid, repeated, params.repeat_penalty)
+
+
+def response_score_table(
+    responses: pd.DataFrame, mentions: pd.DataFrame, verifier: Verifier, open_image: ImageOpener
+) -> pd.DataFrame:
+    """``sentence_score`` and ``label`` of each calibration response; its embeddings are there since the calibration."""
+    chosen = responses[responses["split"] == "calibration"].reset_index(drop=True)
+    scores, _ = sentence_scores(chosen, verifier, open_image)
+    return chosen[["response_id", "split"]].assign(
+        sentence_score=scores.double().numpy(), label=response_labels(chosen, mentions)
+    )
+
+
+def response_labels(responses: pd.DataFrame, mentions: pd.DataFrame) -> pd.Series:
+    """``hallucinating`` with a hallucinated mention, ``clean`` with correct ones only, null without any label."""
+    labelled = mentions.dropna(subset="label")
+    wrong = set(labelled.loc[labelled["label"] == "hallucinated", "response_id"])
+    seen = set(labelled["response_id"])
+    labels = [("hallucinating" if r in wrong else "clean") if r in seen else None for r in responses["response_id"]]
+    return pd.Series(labels, index=responses.index, dtype="str")
 
 
 def _fixed_baseline(params: RewardAnnotationParams) -> VerifierBaseline:
@@ -277,14 +306,13 @@ def _fixed_baseline(params: RewardAnnotationParams) -> VerifierBaseline:
 
 
 def _sentence_auroc(responses: pd.DataFrame, mentions: pd.DataFrame, scores: Tensor) -> float | None:
-    labelled = mentions.dropna(subset="label")
-    if labelled.empty:
-        return None
-    wrong = set(labelled.loc[labelled["label"] == "hallucinated", "response_id"])
-    seen = responses["response_id"].isin(labelled["response_id"]).to_numpy()
-    clean = ~responses["response_id"].isin(wrong).to_numpy()
+    labels = response_labels(responses, mentions)
+    clean, hallucinating = (
+        scores[torch.tensor(labels.eq(name).fillna(False).tolist(), dtype=torch.bool)]
+        for name in ("clean", "hallucinating")
+    )
     try:
-        return auroc(scores[torch.tensor(seen & clean)], scores[torch.tensor(seen & ~clean)])
+        return auroc(clean, hallucinating)
     except CalibrationError:
         return None
 

@@ -41,7 +41,7 @@ class CatalogStages:
         self, responses: pd.DataFrame, annotation: RewardAnnotationParams
     ) -> tuple[dict[str, Any], pd.DataFrame]:
         """As `reward_annotation`."""
-        _, baseline, rewards = annotate_responses(
+        _, baseline, rewards, _ = annotate_responses(
             responses, self.image_manifest, self.image_folder, self.annotated_categories, self.verifier, annotation
         )
         return baseline, rewards

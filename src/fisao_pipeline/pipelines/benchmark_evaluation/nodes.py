@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from plotly.graph_objects import Figure
 
 from fisao_pipeline.benchmarks.comparison import format_table
 from fisao_pipeline.benchmarks.held_out import (
@@ -20,7 +21,7 @@ from fisao_pipeline.benchmarks.held_out import (
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.ingestion.rejections import collect_rejections
 from fisao_pipeline.models.source import ModelSource
-from fisao_pipeline.params import BenchmarkEvaluationParams
+from fisao_pipeline.params import BenchmarkEvaluationParams, ReportingParams, RewardAnnotationParams
 from fisao_pipeline.pipelines.images import image_opener
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 from fisao_pipeline.pipelines.rejections import set_aside_long_prompts
@@ -78,3 +79,67 @@ def compare_base_and_aligned(
     with metrics_to_active_run("benchmark.") as log_metrics:
         log_metrics(metrics, params.seed)
     return comparison, metrics
+
+
+def score_predictions(
+    predictions: pd.DataFrame,
+    image_manifest: pd.DataFrame,
+    image_folder: ImageFolder,
+    annotated_categories: list[str],
+    verifier: ModelSource,
+    verifier_baseline: dict[str, Any],
+    annotation: RewardAnnotationParams,
+) -> pd.DataFrame:
+    """Every object that the two models name in their captions, with the verifier's score and what it would earn."""
+    from fisao_pipeline.method.object_spans import ObjectVocabulary  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.models.verifier import Verifier  # noqa: PLC0415
+    from fisao_pipeline.training import prediction_scores  # noqa: PLC0415
+    from fisao_pipeline.training.annotation import GroundTruth  # noqa: PLC0415
+
+    vocabulary = ObjectVocabulary.load(annotation.vocabulary)
+    return prediction_scores.score_predictions(
+        predictions,
+        Verifier.load(verifier),
+        vocabulary,
+        GroundTruth.read(image_manifest, annotated_categories, vocabulary),
+        verifier_baseline,
+        annotation,
+        image_opener(image_folder, image_manifest),
+    )
+
+
+def draw_reward_shift(
+    predictions: pd.DataFrame, prediction_mentions: pd.DataFrame, reporting: ReportingParams
+) -> Figure:
+    """The paper's Figure 4."""
+    from fisao_pipeline.reporting.reward_shift import reward_shift_figure  # noqa: PLC0415 - slow to import
+
+    captions = predictions[predictions["task"] == "caption"].groupby(["model", "decoding"]).size().to_dict()
+    return reward_shift_figure(prediction_mentions, captions, reporting.bins)
+
+
+def write_case_study(
+    predictions: pd.DataFrame,
+    prediction_mentions: pd.DataFrame,
+    image_manifest: pd.DataFrame,
+    image_folder: ImageFolder,
+    annotation: RewardAnnotationParams,
+    reporting: ReportingParams,
+) -> str:
+    """The paper's Figure 5, as a page."""
+    from fisao_pipeline.reporting.case_study import case_study_page, data_uri  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.reporting.cases import choose_cases  # noqa: PLC0415
+
+    cases = choose_cases(predictions, prediction_mentions, reporting.cases)
+    open_image = image_opener(image_folder, image_manifest)
+    pictures = {case.image_id: data_uri(open_image(case.image_id), reporting.picture_pixels) for case in cases}
+    names = dict(zip(image_manifest["image_id"], image_manifest["file_name"], strict=True))
+    shown = ("granularity", "rule", "margin", "false_mention_cost", "repeat_penalty", "template", "vocabulary")
+    return case_study_page(cases, pictures, names, {name: str(getattr(annotation, name)) for name in shown})
+
+
+def write_figures_page(score_distributions: Figure, reward_quality: Figure, reward_shift: Figure) -> str:
+    """Figures 1, 2 and 4 on one page that opens offline."""
+    from fisao_pipeline.reporting.figures_page import figures_page  # noqa: PLC0415 - slow to import
+
+    return figures_page([score_distributions, reward_quality, reward_shift])

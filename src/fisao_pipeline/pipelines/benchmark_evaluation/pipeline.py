@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node
 
-from fisao_pipeline.pipelines.benchmark_evaluation.nodes import answer_held_out_prompts, compare_base_and_aligned
+from fisao_pipeline.pipelines.benchmark_evaluation.nodes import (
+    answer_held_out_prompts,
+    compare_base_and_aligned,
+    draw_reward_shift,
+    score_predictions,
+    write_case_study,
+    write_figures_page,
+)
 
 
 def create_pipeline(**_: object) -> Pipeline:
-    """Return the stage: held-out prompts, backbone and adapter in; predictions, metrics and comparison out."""
+    """Return the stage: held-out prompts, backbone and adapter in; predictions, metrics, comparison and figures out."""
     return Pipeline(
         [
             node(
@@ -29,6 +36,45 @@ def create_pipeline(**_: object) -> Pipeline:
                 inputs=["predictions", "image_manifest", "annotated_categories", "params:benchmark_evaluation"],
                 outputs=["comparison", "benchmark_metrics"],
                 name="compare_base_and_aligned",
+            ),
+            node(
+                score_predictions,
+                inputs=[
+                    "predictions",
+                    "image_manifest",
+                    "image_folder",
+                    "annotated_categories",
+                    "verifier",
+                    "verifier_baseline",
+                    "params:reward_annotation",
+                ],
+                outputs="prediction_mentions",
+                name="score_predictions",
+            ),
+            node(
+                draw_reward_shift,
+                inputs=["predictions", "prediction_mentions", "params:reporting"],
+                outputs="reward_shift",
+                name="draw_reward_shift",
+            ),
+            node(
+                write_case_study,
+                inputs=[
+                    "predictions",
+                    "prediction_mentions",
+                    "image_manifest",
+                    "image_folder",
+                    "params:reward_annotation",
+                    "params:reporting",
+                ],
+                outputs="case_study",
+                name="write_case_study",
+            ),
+            node(
+                write_figures_page,
+                inputs=["score_distributions", "reward_quality", "reward_shift"],
+                outputs="figures_page",
+                name="write_figures_page",
             ),
         ],
         tags=["benchmark_evaluation"],

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from plotly.graph_objects import Figure
 
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.models.source import ModelSource
-from fisao_pipeline.params import RewardAnnotationParams
+from fisao_pipeline.params import ReportingParams, RewardAnnotationParams
 from fisao_pipeline.pipelines.images import image_opener
+from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 
 
 def annotate_responses(
@@ -19,8 +21,8 @@ def annotate_responses(
     annotated_categories: list[str],
     verifier: ModelSource,
     params: RewardAnnotationParams,
-) -> tuple[pd.DataFrame, dict[str, Any], pd.DataFrame]:
-    """Scored and (where annotations can tell) labelled mentions, the verifier's baseline, token rewards."""
+) -> tuple[pd.DataFrame, dict[str, Any], pd.DataFrame, pd.DataFrame]:
+    """Scored and (where annotations can tell) labelled mentions, the baseline, token rewards, whole-response scores."""
     from fisao_pipeline.method.object_spans import ObjectVocabulary  # noqa: PLC0415
     from fisao_pipeline.models.verifier import Verifier  # noqa: PLC0415 - slow to import
     from fisao_pipeline.training.annotation import GroundTruth, annotate  # noqa: PLC0415
@@ -34,4 +36,54 @@ def annotate_responses(
         params,
         image_opener(image_folder, image_manifest),
     )
-    return annotation.mentions, annotation.baseline.to_dict(), annotation.token_rewards
+    return annotation.mentions, annotation.baseline.to_dict(), annotation.token_rewards, annotation.response_scores
+
+
+def draw_score_distributions(
+    object_mentions: pd.DataFrame,
+    response_scores: pd.DataFrame,
+    verifier_baseline: dict[str, Any],
+    annotation: RewardAnnotationParams,
+    reporting: ReportingParams,
+) -> Figure:
+    """The paper's Figure 1; its overlap coefficients go to MLflow."""
+    from fisao_pipeline.method.token_rewards import reward_thresholds  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.reporting import score_distributions as figure_1  # noqa: PLC0415
+    from fisao_pipeline.training.annotation import VerifierBaseline  # noqa: PLC0415
+
+    baseline = VerifierBaseline.from_dict(verifier_baseline)
+    with metrics_to_active_run("annotation.") as log_metrics:
+        log_metrics(figure_1.separations(object_mentions, response_scores, reporting.bins), 0)
+    return figure_1.score_distributions_figure(
+        object_mentions,
+        response_scores,
+        baseline.mentions,
+        reward_thresholds(baseline.mentions, annotation.rule, annotation.margin, annotation.false_mention_cost),
+        baseline.sentence_mean,
+        reporting.bins,
+    )
+
+
+def draw_reward_quality(
+    responses: pd.DataFrame,
+    response_scores: pd.DataFrame,
+    token_rewards: pd.DataFrame,
+    image_manifest: pd.DataFrame,
+    annotation: RewardAnnotationParams,
+    reporting: ReportingParams,
+) -> Figure:
+    """The paper's Figure 2, where images have reference captions; its correlations go to MLflow."""
+    from fisao_pipeline.benchmarks.bootstrap import BootstrapSettings  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.benchmarks.reference_overlap import IMPLEMENTATION  # noqa: PLC0415
+    from fisao_pipeline.benchmarks.reward_quality import reward_correlations, reward_points  # noqa: PLC0415
+    from fisao_pipeline.reporting.reward_quality import reward_quality_figure  # noqa: PLC0415
+
+    points = reward_points(
+        responses, response_scores, token_rewards, image_manifest, granularity=annotation.granularity
+    )
+    settings = BootstrapSettings(reporting.bootstrap_resamples, reporting.confidence, reporting.seed)
+    correlations = reward_correlations(points, settings)
+    measured = {f"r.{row.reward}.{row.quality}": row.r for row in correlations.dropna(subset="r").itertuples()}
+    with metrics_to_active_run("annotation.") as log_metrics:
+        log_metrics(measured, 0)
+    return reward_quality_figure(points, correlations, IMPLEMENTATION, reporting.confidence, reporting.max_points)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node
 
-from fisao_pipeline.pipelines.reward_annotation.nodes import annotate_responses
+from fisao_pipeline.pipelines.reward_annotation.nodes import (
+    annotate_responses,
+    draw_reward_quality,
+    draw_score_distributions,
+)
 
 
 def create_pipeline(**_: object) -> Pipeline:
-    """Return the stage: responses, images, verifier in; mentions, baseline and token rewards out."""
+    """Return the stage: responses, images and verifier in; mentions, baseline, token rewards and figures out."""
     return Pipeline(
         [
             node(
@@ -21,9 +25,34 @@ def create_pipeline(**_: object) -> Pipeline:
                     "verifier",
                     "params:reward_annotation",
                 ],
-                outputs=["object_mentions", "verifier_baseline", "token_rewards"],
+                outputs=["object_mentions", "verifier_baseline", "token_rewards", "response_scores"],
                 name="annotate_responses",
-            )
+            ),
+            node(
+                draw_score_distributions,
+                inputs=[
+                    "object_mentions",
+                    "response_scores",
+                    "verifier_baseline",
+                    "params:reward_annotation",
+                    "params:reporting",
+                ],
+                outputs="score_distributions",
+                name="draw_score_distributions",
+            ),
+            node(
+                draw_reward_quality,
+                inputs=[
+                    "responses",
+                    "response_scores",
+                    "token_rewards",
+                    "image_manifest",
+                    "params:reward_annotation",
+                    "params:reporting",
+                ],
+                outputs="reward_quality",
+                name="draw_reward_quality",
+            ),
         ],
         tags=["reward_annotation"],
     )
