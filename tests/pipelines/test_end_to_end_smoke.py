@@ -195,7 +195,7 @@ def test_the_same_seed_gives_the_same_adapter(smoke, default_run):
 def test_training_on_rewards_of_other_settings_is_refused(smoke, default_run):
     before = smoke.versions("policy_adapter", "06_models")
     message = (
-        r"reward_annotation\.false_mention_cost was 1\.2 and is 3\.0.*--pipelines=reward_annotation,policy_training"
+        r"reward_annotation\.false_mention_cost was 1\.5 and is 3\.0.*--pipelines=reward_annotation,policy_training"
     )
     with pytest.raises(ValueError, match=message):
         smoke.run("policy_training", reward_annotation={"false_mention_cost": 3.0})
