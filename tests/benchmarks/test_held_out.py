@@ -167,3 +167,13 @@ def test_flat_metrics_are_the_comparisons_values_without_the_undefined_ones(show
     assert flat["base.greedy.recall"] == comparison["base"]["greedy"]["recall"]["value"]
     assert flat["aligned.sampled.recall"] == 0
     assert all(np.isfinite(value) for value in flat.values())
+
+
+def test_captions_with_a_token_under_one_in_a_thousand_are_counted(shown):
+    rows = predictions("A dog and a No.")
+    logprobs = {"A dog and a No.": -9.0, "A dog and a bus.": -6.9, "A bird.": -0.1}
+    rows["lowest_base_logprob"] = rows["response"].map(logprobs)
+    comparison = compare_models(rows, shown, DECLARED, PARAMS)
+    assert comparison["base"]["greedy"]["unlikely_captions"]["value"] == 0
+    assert comparison["aligned"]["greedy"]["unlikely_captions"]["value"] == 0.5
+    assert "unlikely_captions" not in compare_models(predictions("A dog."), shown, DECLARED, PARAMS)["base"]["greedy"]

@@ -120,3 +120,37 @@ def test_an_untrained_adapter_answers_as_the_base(world, questions):
         table[table["model"] == m].drop(columns="model").reset_index(drop=True) for m in ("base", "aligned")
     )
     pd.testing.assert_frame_equal(base, aligned)
+
+
+def test_the_least_likely_token_is_what_the_base_model_thinks_of_it(world, predictions):
+    """Of the base model's own samples it is the lowest of the logprobs they were drawn with; greedily likewise."""
+    captions = predictions[predictions["task"] == "caption"]
+    assert predictions.loc[predictions["task"] == "pope", "lowest_base_logprob"].isna().all()
+    assert (captions["lowest_base_logprob"] < 0).all()
+    asked = caption_questions(held_out(world, 3))
+    policy = world.policy()
+    drawn = evaluation.sample_responses(
+        policy,
+        asked,
+        world.open_image,
+        evaluation.Decoding(PARAMS.temperature, PARAMS.max_new_tokens),
+        PARAMS.samples_per_prompt,
+        PARAMS.batch_size,
+        PARAMS.seed,
+    )
+    lowest = [min(row) for row in drawn["logprobs"]]
+    own = captions[(captions["model"] == "base") & (captions["decoding"] == "sampled")]
+    assert own["response"].tolist() == drawn["text"].tolist()
+    assert own["lowest_base_logprob"].tolist() == pytest.approx(lowest, abs=1e-4)
+
+
+def test_the_aligned_models_words_are_judged_by_the_base_model(world):
+    """An adapter that says something else: its own logprobs are not what counts."""
+    policy = stir(world.policy(), scale=0.5)
+    asked = caption_questions(held_out(world, 3))
+    args = (world.open_image, evaluation.Decoding(1.0, 10), 2, 8, 0)
+    responses = evaluation.sample_responses(policy, asked, *args)
+    found = evaluation.lowest_base_logprobs(policy, responses, asked, world.open_image, batch_size=4)
+    plain = evaluation.lowest_base_logprobs(world.policy(), responses, asked, world.open_image, batch_size=6)
+    assert found == pytest.approx(plain, abs=1e-4)
+    assert found != pytest.approx([min(row) for row in responses["logprobs"]], abs=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -24,6 +25,9 @@ from fisao_pipeline.method.object_spans import ObjectVocabulary
 __all__ = ["compare", "format_table"]
 
 TOKEN_METRICS: RatioMetrics = {"tokens": ("tokens", "captions")}
+# A caption with a token to which the base model gives less than a chance in a thousand has left its language.
+UNLIKELY_METRICS: RatioMetrics = {"unlikely_captions": ("unlikely_captions", "captions")}
+UNLIKELY_NATS = math.log(1 / 1000)
 
 
 def compare(
@@ -39,9 +43,10 @@ def compare(
 
     Args:
         predictions: Columns ``model`` (base, aligned), ``decoding`` (greedy, sampled), ``task`` (caption, pope),
-            ``image_id``, ``prompt``, ``answer`` (truth of a POPE question), ``response``; optionally ``pope_strategy``
-            and ``n_tokens`` (length of the response). Several samples of a prompt are several rows; resampling draws
-            images, so samples of one image stay together.
+            ``image_id``, ``prompt``, ``answer`` (truth of a POPE question), ``response``; optionally ``pope_strategy``,
+            ``n_tokens`` (length of the response) and ``lowest_base_logprob`` (nats of its least likely token under the
+            base model). Several samples of a prompt are several rows; resampling draws images, so samples of one image
+            stay together.
         annotations: Columns ``image_id`` and ``objects`` (category names; null where the image is not annotated). Names
             are read through the vocabulary ("bike" is its "bicycle"); names that it does not hold are left out and
             listed under ``settings``.
@@ -121,7 +126,13 @@ def _caption_tables(
         tables[model].attrs["unscored"] = sum(item.unscored for item in items)
         if "n_tokens" in own:
             tables[model]["tokens"] = own["n_tokens"].to_numpy()
-    return tables, {**CHAIR_METRICS, **(TOKEN_METRICS if "n_tokens" in rows else {})}
+        if "lowest_base_logprob" in own:
+            tables[model]["unlikely_captions"] = (own["lowest_base_logprob"] < UNLIKELY_NATS).to_numpy()
+    optional = {"n_tokens": TOKEN_METRICS, "lowest_base_logprob": UNLIKELY_METRICS}
+    metrics = dict(CHAIR_METRICS)
+    for column, more in optional.items():
+        metrics |= more if column in rows else {}
+    return tables, metrics
 
 
 def _pope_tables(rows: pd.DataFrame, parsing: AnswerParsing) -> list[Tables]:
@@ -193,6 +204,7 @@ _REASONS = {
     "objects_per_caption": "no captioned image is annotated",
     "repeated_mentions": "no captioned image is annotated",
     "tokens": "no captioned image is annotated",
+    "unlikely_captions": "no captioned image is annotated",
     "pope_precision": "the model never says yes",
     "pope_recall": "no question has the answer yes",
 }

@@ -12,6 +12,7 @@ ROW_TITLES = {
     "objects_per_caption": "objects per caption",
     "repeated_mentions": "repeated mentions per caption ↓",
     "tokens": "tokens per caption",
+    "unlikely_captions": "captions the base finds odd, % ↓",
     "pope_accuracy": "POPE accuracy, % ↑",
     "pope_accuracy_random": "POPE accuracy, random, % ↑",
     "pope_accuracy_popular": "POPE accuracy, popular, % ↑",

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
+import torch
 
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import BenchmarkEvaluationParams
-from fisao_pipeline.training.sampling import sample_responses
+from fisao_pipeline.training.sampling import batched, sample_responses
 
 # "Yes", "No" and what a model may say before it.
 ANSWER_TOKENS = 8
@@ -58,13 +59,42 @@ def answer_prompts(
                     description=f"{model}, {decoding}, {task}",
                     reference=model == "base",
                 )
+                if task == "caption":
+                    lowest = lowest_base_logprobs(policy, responses, asked, open_image, params.batch_size)
+                    responses = responses.assign(lowest_base_logprob=lowest)
                 tables.append(_joined(asked, responses).assign(model=model, decoding=decoding))
     return pd.concat(tables, ignore_index=True)
+
+
+@torch.no_grad()
+def lowest_base_logprobs(
+    policy: Policy, responses: pd.DataFrame, questions: pd.DataFrame, open_image: ImageOpener, batch_size: int
+) -> list[float]:
+    """Log-probability (nats) of each response's least likely token under the base model, at temperature 1.
+
+    CHAIR cannot see a model that learnt to end "… and a" with a word that is no object at all; the base model can. A
+    sampled response has at least its end token.
+    """
+    prompts = questions.drop_duplicates("prompt_id").set_index("prompt_id")["prompt"]
+    lowest = []
+    for chosen in batched(len(responses), batch_size):
+        part = responses.iloc[chosen.start : chosen.stop]
+        ids = [torch.tensor(list(row), dtype=torch.long, device=policy.device) for row in part["token_ids"]]
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        mask = torch.nn.utils.rnn.pad_sequence(
+            [torch.ones_like(row, dtype=torch.bool) for row in ids], batch_first=True
+        )
+        batch = policy.encode(prompts[part["prompt_id"]].tolist(), part["image_id"].tolist(), open_image)
+        logprobs, _ = policy.score(batch, padded, mask, temperature=1.0, reference=True)
+        lowest += logprobs.masked_fill(~mask, torch.inf).amin(dim=1).tolist()
+    return lowest
 
 
 def _joined(questions: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
     answers = responses[["prompt_id", "sample_index", "text"]].rename(columns={"text": "response"})
     answers["n_tokens"] = responses["token_ids"].str.len()
+    if "lowest_base_logprob" in responses:
+        answers["lowest_base_logprob"] = responses["lowest_base_logprob"]
     return questions.drop(columns="split").merge(answers, on="prompt_id", how="left")
 
 
