@@ -77,8 +77,9 @@ ablation: setup scenes ## Run the whole method once per arm and seed and print t
 viz: setup ## Open the pipelines and their artifacts in Kedro-Viz
 	$(KEDRO) viz run
 
+# kedro-mlflow starts `mlflow` by its name.
 mlflow: setup ## Open the recorded runs in MLflow
-	$(KEDRO) mlflow ui
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(KEDRO) mlflow ui
 
 constraints: ## Write .ci/constraints.txt anew from the ranges in pyproject.toml
 	.ci/refresh_constraints "$(PYTHON)"

@@ -118,15 +118,26 @@ def test_commit_and_dirty_files_are_recorded(toy_project, mlflow_store):
     assert provenance_of(project, "table.parquet", run(project))["git_dirty"] is True
 
 
-def test_a_failing_run_is_failed_and_says_how_to_go_on(toy_project, mlflow_store, listener):
+def test_a_failing_run_is_failed_and_says_how_to_go_on(toy_project, mlflow_store, listener, capsys):
     project = toy_project()
     with pytest.raises(ValueError, match="asked to fail"):
         run(project, listener=listener, behaviour="fail", options={"pipeline_names": ["toy"]})
     assert only_run(mlflow_store).info.status == "FAILED"
     (message,) = listener.messages
     assert message.startswith("WARNING: The run failed (ValueError). Complete: table (version")
-    assert "To go on: kedro run --pipelines=toy --from-nodes=count_rows --params=behaviour=fail" in message
+    assert message.endswith("To go on, run this command:")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "kedro run --pipelines=toy --from-nodes=count_rows --params=behaviour=fail"
     assert not (project / "data" / "count.json").exists()
+
+
+def test_what_the_command_cannot_express_is_said(toy_project, mlflow_store, listener, capsys):
+    project = toy_project()
+    with pytest.raises(ValueError, match="asked to fail"):
+        run(project, listener=listener, behaviour="fail", block={"ppo": {"sizes": [3, 4]}, "note": "a, b"})
+    (message,) = listener.messages
+    assert "first put block.ppo.sizes, block.note into conf/local/parameters.yml" in message
+    assert capsys.readouterr().err.splitlines()[-1] == "kedro run --from-nodes=count_rows --params=behaviour=fail"
 
 
 def test_one_line_says_what_was_written(toy_project, mlflow_store, listener):

@@ -136,3 +136,10 @@ def test_a_seed_fits_every_generator(name):
     for seed in (-1, 2**32):
         with pytest.raises(ValidationError, match="seed"):
             MODELS[name](**{**block, "seed": seed})
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_numbers_are_finite(value):
+    block = load("base")["policy_training"]
+    with pytest.raises(ValidationError, match="finite number"):
+        params.PolicyTrainingParams(**{**block, "ppo": {**block["ppo"], "learning_rate": value}})

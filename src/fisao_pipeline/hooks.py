@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import mlflow
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -18,7 +19,7 @@ from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, MAX_PARAM_VAL_LENGTH,
 
 from fisao_pipeline.datasets.preview import read_provenance
 from fisao_pipeline.provenance import RunContext, build_record, flatten_parameters, git_state, write_json
-from fisao_pipeline.resume import nodes_to_resume_from, resume_command
+from fisao_pipeline.resume import inexpressible, resume_command, unfinished_nodes
 
 logger = logging.getLogger(__name__)
 
@@ -126,9 +127,20 @@ class LineageHooks:
     def _stopped(self, how: str) -> None:
         artifacts = self._artifacts()
         done = {node for node in self._pipeline.nodes if self._is_done(node, artifacts)}
-        nodes = nodes_to_resume_from(self._pipeline, done, self._is_kept)
-        command = resume_command(self._run_params, nodes) if nodes else "nothing is left to run"
-        logger.warning("The run %s. %s. To go on: %s", how, self._finish(), command)
+        todo = unfinished_nodes(self._pipeline, done, self._is_kept)
+        if not todo:
+            logger.warning("The run %s. %s. Nothing is left to run.", how, self._finish())
+            return
+        unsaid = inexpressible(self._run_params.get("runtime_params"))
+        first = ""
+        if unsaid:
+            place = f"conf/{self._run_params.get('env') or 'local'}/parameters.yml"
+            first = f" first put {', '.join(unsaid)} into {place}, since --params cannot express such values; then"
+        logger.warning("The run %s. %s. To go on,%s run this command:", how, self._finish(), first)
+        # Not through the log, which wraps lines: this one is there to be copied.
+        command_line = click.get_current_context(silent=True)
+        options = command_line.params if command_line is not None else {}
+        click.echo(resume_command(self._run_params, self._pipeline, todo, options), err=True)
 
     def _finish(self) -> str:
         """Log lineage.json and describe what was written."""

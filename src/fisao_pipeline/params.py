@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 
 class StageParams(BaseModel):
-    """Base of all parameter blocks: unknown keys are errors and values never change after loading."""
+    """Base of all parameter blocks: unknown keys, infinity and NaN are errors; values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Split = Literal["calibration", "training", "probe", "held_out"]

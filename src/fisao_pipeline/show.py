@@ -36,15 +36,16 @@ def main(env: str | None) -> None:
     from kedro.io import DatasetError  # noqa: PLC0415
     from kedro.utils import find_kedro_project  # noqa: PLC0415
 
+    from fisao_pipeline.resume import stage_command  # noqa: PLC0415
+
     project = find_kedro_project(Path.cwd())
     if project is None:
         raise click.ClickException("This is no Kedro project: run it in the project's folder.")
     try:
         comparison = latest_comparison(project, env)
     except DatasetError as error:
-        raise click.ClickException(
-            f"There is no comparison yet: `kedro run --pipelines=benchmark_evaluation` makes one. ({error})"
-        ) from error
+        command = stage_command({"env": env}, ["benchmark_evaluation"])
+        raise click.ClickException(f"There is no comparison yet: `{command}` makes one. ({error})") from error
     click.echo(format_table(comparison))
     click.echo(NEXT_STEPS)
 

@@ -47,7 +47,7 @@ def default_run(smoke) -> str:
         patch.setenv("MLFLOW_TRACKING_URI", smoke.tracking_uri)
         smoke.run("pocket_world", tags=["scenes"])
         add_long_prompts(smoke)
-        return smoke.run()
+        return smoke.run(benchmark_evaluation={"seed": 7})
 
 
 def test_every_artifact_is_there_once(smoke, default_run):
@@ -117,6 +117,10 @@ def test_the_run_is_tracked_with_parameters_metrics_and_tags(smoke, default_run)
     assert {"training.token_reward", "training.kl", "training.approx_kl"} <= set(run.data.metrics)
     recall = smoke.record("comparison")["base"]["sampled"]["recall"]["value"]
     assert run.data.metrics["benchmark.base.sampled.recall"] == recall
+    (point,) = mlflow.MlflowClient(smoke.tracking_uri).get_metric_history(
+        run.info.run_id, "benchmark.base.sampled.recall"
+    )
+    assert point.step == 0, "one point a run, whatever the seed"
     tags = run.data.tags
     assert tags["output.policy_adapter"] == tags["output.comparison"] == default_run
     assert tags["input.policy_backbone"].startswith("sha256:")

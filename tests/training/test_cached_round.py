@@ -62,7 +62,7 @@ def test_each_reward_setting_that_differs_is_named_with_both_values_and_the_reme
     assert "reward_annotation.rule was 'midpoint' and is 'margin'" in message
     assert "reward_annotation.false_mention_cost was 2.0 and is 3.5" in message
     assert message.count(" was ") - message.count("round was made") == 2
-    assert "`kedro run --pipelines=reward_annotation,policy_training` and the same --params" in message
+    assert "`kedro run --pipelines=reward_annotation,policy_training` and the same --env and --params" in message
 
 
 @pytest.mark.parametrize("name", list(STORED))

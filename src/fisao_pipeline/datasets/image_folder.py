@@ -25,7 +25,7 @@ SIDECAR_NAMES = frozenset({"thumbs.db", "desktop.ini"})
 OWNED_MARKER = ".written_by_fisao_pipeline"
 _PREVIEW_NAMES = 20
 _REMEDY = (
-    "For the pocket world, `kedro run --pipelines=pocket_world --tags=scenes` renders it; "
+    "For the pocket world, `kedro run --pipelines=pocket_world --tags=scenes` with the same --env renders it; "
     "for images of your own, set `image_folder.filepath` in conf/<env>/catalog.yml."
 )
 

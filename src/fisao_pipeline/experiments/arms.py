@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,6 +17,7 @@ from fisao_pipeline.params import (
     Seed,
 )
 from fisao_pipeline.provenance import flatten_parameters
+from fisao_pipeline.suggestions import did_you_mean
 
 SEEDED = ("response_sampling", "policy_training")
 
@@ -106,10 +106,8 @@ def _set(values: dict[str, Any], key: str, value: Any) -> str | None:
 def _unknown(key: str, inside: str, part: str, block: Any) -> str:
     if not isinstance(block, dict):
         return f"there is no parameter '{key}': '{inside}' is {block!r} here and holds no others; set it as a whole"
-    close = get_close_matches(part, block, n=1)
-    meant = f"; did you mean '{close[0]}'?" if close and close[0] != part else ""
     where = f"'{inside}' has" if inside else "an arm may set parameters of"
-    return f"there is no parameter '{key}'{meant} ({where} {', '.join(block)})"
+    return f"there is no parameter '{key}'{did_you_mean(part, block)} ({where} {', '.join(block)})"
 
 
 def _said(name: str, error: ValidationError) -> Iterable[str]:

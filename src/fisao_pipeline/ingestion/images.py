@@ -61,7 +61,7 @@ def check_images(folder: Folder, params: ImageIngestionParams) -> tuple[pd.DataF
     if not names:
         raise ValueError(
             f"Image folder {folder.root} holds no files that could be images. For the pocket world, run "
-            "`kedro run --pipelines=pocket_world --tags=scenes`; for images of your own, set "
+            "`kedro run --pipelines=pocket_world --tags=scenes` with the same --env; for images of your own, set "
             "`image_folder.filepath` in conf/<env>/catalog.yml to the folder that holds them."
         )
     checks, reasons = _check_all(folder, names, params)

@@ -244,8 +244,8 @@ def check_adapter_fits(adapter: Path, model: PreTrainedModel, base: str | None =
     if base is not None and trained_on is not None and trained_on != base:
         raise ValueError(
             f"the adapter {adapter} was trained for {config.get('base_model_name_or_path')!r} ({trained_on}) and not "
-            f"for {model.name_or_path!r} ({base}): train one for this model with `kedro run --pipelines=train`, or "
-            "load the other model"
+            f"for {model.name_or_path!r} ({base}): train one for this model with `kedro run --pipelines=train` and the "
+            "same --env and --params, or load the other model"
         )
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as weights:

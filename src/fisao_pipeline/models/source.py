@@ -120,5 +120,5 @@ def _cached(path_or_id: str, revision: str | None) -> Path | None:
 
 def _hint(folder: Path) -> str:
     if "pocket" in folder.name:
-        return " Build the pocket models with `kedro run --pipelines=pocket_world`."
+        return " Build the pocket models with `kedro run --pipelines=pocket_world` and the same --env."
     return f" Get a model with `hf download ORGANISATION/NAME --local-dir {folder}`, or give another path."

@@ -76,7 +76,7 @@ class VerifierBaseline:
         if "settings" not in values:
             raise ValueError(
                 "verifier_baseline does not say which settings it was made with, it is of an older version: re-run "
-                "`kedro run --pipelines=reward_annotation`"
+                "`kedro run --pipelines=reward_annotation` with the same --env and --params"
             )
         mentions = dict(values["mentions"])
         classes = {name: ClassScores(**mentions.pop(name)) for name in ("correct", "hallucinated")}

@@ -46,8 +46,8 @@ def check_cached_round(
     listed = "; ".join(f"{name} was {cached!r} and is {now!r}" for name, cached, now in [*sampled, *rewarded])
     raise ValueError(
         "policy_training: the cached first round was made with other settings than the later rounds would be: "
-        f"{listed}. Make it anew with `kedro run --pipelines={','.join(stages)}` and the same --params, or put the "
-        "values into conf/ first; or train with the old values."
+        f"{listed}. Make it anew with `kedro run --pipelines={','.join(stages)}` and the same --env and --params, or "
+        "put the values into conf/ first; or train with the old values."
     )
 
 

@@ -1,0 +1,118 @@
+"""What a run needs, looked at before its first node: a misspelt block or a missing input costs seconds, not hours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+import click
+from kedro.framework import project
+from kedro.framework.hooks import hook_impl
+from kedro.io import AbstractDataset, DataCatalog, DatasetError
+from kedro.pipeline import Pipeline
+
+from fisao_pipeline.datasets.image_folder import ImageFolderDataset
+from fisao_pipeline.datasets.json_files import JsonFilesDataset
+from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
+from fisao_pipeline.datasets.model_folder import ModelFolderDataset
+from fisao_pipeline.resume import stage_command
+from fisao_pipeline.suggestions import did_you_mean
+
+
+class NotReadyError(click.ClickException):
+    """A run cannot start; on the command line the message alone is printed."""
+
+
+class PreflightHooks:
+    """Refuses a run whose parameters hold unknown blocks or whose inputs are not there."""
+
+    @hook_impl(tryfirst=True)  # before an MLflow run is open, which nobody would close
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Look at parameters and inputs.
+
+        Raises:
+            NotReadyError: Something is wrong; all of it is listed.
+        """
+        registered = _registered_pipelines()
+        faults = _unknown_blocks(catalog, registered.values())
+        # Kedro leaves out nodes whose outputs exist, and what only those read need not be there.
+        if not run_params.get("only_missing_outputs"):
+            faults += _missing_inputs(run_params, pipeline, catalog, registered)
+        if faults:
+            raise NotReadyError("Nothing was run:\n" + "\n".join(f"- {fault}" for fault in faults))
+
+
+def _registered_pipelines() -> dict[str, Pipeline]:
+    """All of them; Kedro's own mapping holds only those that this run asked for."""
+    if project.PACKAGE_NAME is None:
+        return {}
+    return import_module(f"{project.PACKAGE_NAME}.pipeline_registry").register_pipelines()
+
+
+def _unknown_blocks(catalog: DataCatalog, pipelines: Iterable[Pipeline]) -> list[str]:
+    inputs = {name for pipeline in pipelines for node in pipeline.nodes for name in node.inputs}
+    parameters = catalog.get("parameters")
+    if parameters is None or "parameters" in inputs or not inputs:
+        return []
+    known = sorted({name.removeprefix("params:").split(".")[0] for name in inputs if name.startswith("params:")})
+    return [
+        f"there is no block of parameters '{name}'{did_you_mean(name, known)} (there are {', '.join(known)})"
+        for name in map(str, parameters.load())
+        if name not in known and not name.startswith("_")
+    ]
+
+
+def _missing_inputs(
+    run_params: Mapping[str, Any], pipeline: Pipeline, catalog: DataCatalog, registered: Mapping[str, Pipeline]
+) -> list[str]:
+    faults: list[str] = []
+    to_make: dict[str, list[str]] = {}
+    pinned = run_params.get("load_versions") or {}
+    for name in sorted(pipeline.inputs()):
+        dataset = None if name == "parameters" or name.startswith("params:") else catalog.get(name)
+        if dataset is None or dataset._EPHEMERAL or isinstance(dataset, KeyedFolderDataset):
+            continue
+        if isinstance(dataset, ModelFolderDataset | ImageFolderDataset | JsonFilesDataset):
+            faults += _own_words(dataset)
+        elif not _is_there(dataset):
+            maker = _maker(name, registered)
+            if name in pinned:
+                faults.append(f"'{name}' has no version {pinned[name]}")
+            elif maker is None:
+                faults.append(f"'{name}' is missing: {dataset}")
+            else:
+                to_make.setdefault(maker, []).append(name)
+    for maker in (name for name in registered if name in to_make):
+        listed = ", ".join(f"'{name}'" for name in to_make[maker])
+        verb, them = ("is", "it") if len(to_make[maker]) == 1 else ("are", "them")
+        faults.append(f"{listed} {verb} missing: `{stage_command(run_params, [maker])}` makes {them}")
+    return faults
+
+
+def _own_words(dataset: ModelFolderDataset | ImageFolderDataset | JsonFilesDataset) -> list[str]:
+    """What a dataset that a user may have to bring says itself. To load a folder is to look for it, no more."""
+    if isinstance(dataset, JsonFilesDataset) and dataset.exists():
+        return []
+    try:
+        dataset.load()
+    except DatasetError as error:
+        # Kedro puts a line about loading in front of what a dataset says.
+        return [str(error.__cause__ if isinstance(error.__cause__, DatasetError) else error)]
+    return []
+
+
+def _is_there(dataset: AbstractDataset[Any, Any]) -> bool:
+    """Whether there is something to load; where a dataset cannot tell, loading it will."""
+    if type(dataset)._exists is AbstractDataset._exists:
+        return True
+    try:
+        return dataset.exists()
+    except DatasetError:
+        return True
+
+
+def _maker(name: str, registered: Mapping[str, Pipeline]) -> str | None:
+    """The smallest pipeline that makes an artifact: the stage, not a sum of stages."""
+    makers = [maker for maker, pipeline in registered.items() if name in pipeline.all_outputs()]
+    return min(makers, key=lambda maker: len(registered[maker].nodes), default=None)
