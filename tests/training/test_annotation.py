@@ -399,7 +399,7 @@ def test_the_whole_stage_on_real_models(world, responses_of):
     verifier = world.verifier()
     texts = ["There is a dog and a traffic light on a street.", "A photo of a cat.", "Nothing.", "two dogs"]
     responses = responses_of(texts, image_ids=["i00", "i01", "i02", "i03"])
-    done = annotate(responses, verifier, VOCABULARY, NO_TRUTH, PARAMS, world.open_image)
+    done = annotate(responses, verifier, VOCABULARY, NO_TRUTH, PARAMS, world.open_image, "sha256:0")
     assert done.token_rewards["response_id"].tolist() == responses["response_id"].tolist()
     lengths = responses["token_ids"].str.len().tolist()
     assert [len(row) for row in done.token_rewards["token_rewards"]] == lengths
@@ -410,3 +410,4 @@ def test_the_whole_stage_on_real_models(world, responses_of):
     np.testing.assert_allclose(done.response_scores["sentence_score"], whole, rtol=1e-6)
     expected = verifier.score(["i01"], ["a photo of a cat"], world.open_image)
     assert done.mentions.loc[2, "score"] == pytest.approx(float(expected))
+    assert (done.baseline.verifier, done.baseline.vocabulary_digest) == ("sha256:0", None)

@@ -41,6 +41,8 @@ class Policy:
         self.backbone: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
         self.encode = PromptEncoder(self.backbone, processor)
         self.value_head: ValueHead | None = None
+        # `models.source.identity` of the backbone, where it is known.
+        self.identity: str | None = None
 
     @classmethod
     def load(cls, source: ModelSource, lora: LoraParams | None = None, adapter: str | Path | None = None) -> Policy:
@@ -53,9 +55,12 @@ class Policy:
         base = identity(source)
         if adapter is not None:
             check_adapter_fits(Path(adapter), model, base)
-            return cls(PeftModel.from_pretrained(model, str(adapter)), processor)
-        policy = cls(attach_lora(model, lora) if lora is not None else model, processor)
-        if lora is not None:
+            model = PeftModel.from_pretrained(model, str(adapter))
+        elif lora is not None:
+            model = attach_lora(model, lora)
+        policy = cls(model, processor)
+        policy.identity = base
+        if lora is not None and adapter is None:
             # PEFT's own field for the exact base model; it is saved with the adapter and checked when that is loaded.
             policy.model.peft_config["default"].revision = base
         return policy

@@ -8,7 +8,7 @@ import pandas as pd
 from plotly.graph_objects import Figure
 
 from fisao_pipeline.datasets.image_folder import ImageFolder
-from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.params import ReportingParams, RewardAnnotationParams
 from fisao_pipeline.pipelines.images import image_opener
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
@@ -35,6 +35,7 @@ def annotate_responses(
         GroundTruth.read(image_manifest, annotated_categories, vocabulary),
         params,
         image_opener(image_folder, image_manifest),
+        identity(verifier),
     )
     return annotation.mentions, annotation.baseline.to_dict(), annotation.token_rewards, annotation.response_scores
 
