@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -392,6 +393,15 @@ def test_a_baseline_of_an_older_version_names_the_command(labelled):
     del stored["settings"]
     with pytest.raises(ValueError, match="kedro run --pipelines=reward_annotation"):
         VerifierBaseline.from_dict({**stored, "template": "a photo of a {}"})
+
+
+def test_the_settings_are_a_block_again(labelled):
+    baseline = VerifierBaseline.from_dict(json.loads(json.dumps(calibrated(*labelled).to_dict())))
+    assert baseline.params == PARAMS
+    with pytest.raises(
+        ValueError, match=r"not those of this version: re-run `kedro run --pipelines=reward_annotation`"
+    ):
+        _ = replace(baseline, settings={**baseline.settings, "gone": 1}).params
 
 
 def test_the_whole_stage_on_real_models(world, responses_of):

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Float
+from pydantic import ValidationError
 from torch import Tensor
 
 from fisao_pipeline.method.calibration import (
@@ -66,6 +67,21 @@ class VerifierBaseline:
     settings: dict[str, Any]
     verifier: str | None = None
     vocabulary_digest: str | None = None
+
+    @property
+    def params(self) -> RewardAnnotationParams:
+        """``settings`` as a block: what a run was rewarded by, whatever the parameters say now.
+
+        Raises:
+            ValueError: If they are of a version with other parameters.
+        """
+        try:
+            return RewardAnnotationParams.model_validate(self.settings)
+        except ValidationError as error:
+            raise ValueError(
+                "the settings in verifier_baseline are not those of this version: re-run `kedro run "
+                f"--pipelines=reward_annotation` ({error})"
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
