@@ -56,6 +56,32 @@ def test_every_stage_starts_from_artifacts_that_are_in_the_catalog(pipelines):
             assert pipelines[name].outputs() <= entries, f"{env}, {name}"
 
 
+@pytest.mark.parametrize("env", ["base", "smoke"])
+def test_the_layers_have_an_order(pipelines, env):
+    """Kedro-Viz shows none of them if one layer comes both before and after another."""
+    from graphlib import TopologicalSorter
+    from pathlib import Path
+
+    from kedro.config import OmegaConfigLoader
+
+    from fisao_pipeline.settings import CONFIG_LOADER_ARGS
+
+    conf = Path(__file__).parents[1] / "conf"
+    catalog = OmegaConfigLoader(str(conf), env=env, **{**CONFIG_LOADER_ARGS, "default_run_env": env})["catalog"]
+    layers = {name: entry["metadata"]["kedro-viz"]["layer"] for name, entry in catalog.items()}
+    for name in ("__default__", "pocket_world", "ablation", "seed_study", "theorem"):
+        before: dict[str, set[str]] = {}
+        # Of a dataset without a layer, such as one in memory, the layers that it comes from.
+        layers_of = {name: {layer} for name, layer in layers.items()}
+        for node in pipelines[name].nodes:
+            read = {layer for i in node.inputs for layer in layers_of.get(i, ())}
+            for output in node.outputs:
+                if output in layers:
+                    before.setdefault(layers[output], set()).update(read - {layers[output]})
+                layers_of.setdefault(output, read)
+        assert list(TopologicalSorter(before).static_order()), name
+
+
 def test_smoke_shares_no_file_with_base():
     from pathlib import Path
 

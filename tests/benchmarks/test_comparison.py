@@ -166,11 +166,28 @@ def test_no_mention_at_all(predictions):
     report = run(silent)
     assert values(report, "base")["chair_i"] is None
     assert values(report, "base")["chair_s"] == 0.0
-    assert "base, greedy: chair_i is undefined" in report["notes"][0]
-    assert "names an object" in report["notes"][0]
+    assert report["notes"][0].startswith("greedy: undefined") and len(report["notes"]) == 2
+    assert "chair_i of base and aligned (no caption names an object" in report["notes"][0]
     table = format_table(report)
     assert "nan" not in table.lower()
-    assert "Note: base, greedy: chair_i" in table
+    assert "Note: greedy: undefined, for the denominator is zero: chair_i" in table
+    assert "CHAIR_i" not in table and "CHAIR_s" in table
+
+
+def test_own_images_without_annotations_get_one_note_a_decoding_and_no_table_of_dashes(predictions):
+    report = run(predictions[predictions["task"] == "caption"], ANNOTATIONS.iloc[:0])
+    assert all(report[model]["greedy"]["recall"]["value"] is None for model in ("base", "aligned", "change"))
+    table = format_table(report)
+    notes = [line for line in table.splitlines() if line.startswith("Note: ")]
+    assert len(notes) == 2 and all(note.count("no captioned image is annotated") == 1 for note in notes)
+    assert "|" not in table and "–" not in table and "sampled decoding" in table
+
+
+def test_what_is_undefined_for_one_model_keeps_its_row(predictions):
+    silent = predictions["model"].eq("aligned") & predictions["task"].eq("caption")
+    report = run(predictions.assign(response=predictions["response"].where(~silent, "Nothing to see.")))
+    assert "chair_i of aligned (no caption" in report["notes"][0]
+    assert "| CHAIR_i, % ↓" in format_table(report)
 
 
 def test_annotated_categories_and_unknown_names(predictions):

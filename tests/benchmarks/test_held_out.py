@@ -1,5 +1,7 @@
 """Which held-out images and questions are asked, whatever the order of the files, and what is made of the answers."""
 
+import logging
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -91,6 +93,36 @@ def test_no_image_with_three_objects_no_yes_no_question(prompts, manifest):
     chosen = chosen_prompts(prompts, PARAMS)
     assert pope_questions(chosen, manifest.assign(objects=None), PARAMS) == {}
     assert pope_questions(chosen, manifest, PARAMS.model_copy(update={"pope_images": 0})) == {}
+
+
+def asked_about(objects: dict[str, list[str]], **changes) -> set[str]:
+    chosen = pd.DataFrame({"image_id": list(objects)})
+    manifest = pd.DataFrame({"image_id": list(objects), "objects": list(objects.values())})
+    questions = pope_questions(chosen, manifest, PARAMS.model_copy(update=changes))
+    images = [{question.image_id for question in asked} for asked in questions.values()]
+    assert all(len(asked) == 6 * len(images[0]) for asked in questions.values())
+    assert all(each == images[0] for each in images)
+    return images[0] if images else set()
+
+
+def test_images_without_three_objects_to_ask_in_vain_are_left_out(caplog):
+    """All of them shown by c: a lacks three others, b lacks two."""
+    objects = {"a": OBJECTS[:3], "b": OBJECTS[:4], "c": OBJECTS[3:6]}
+    with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
+        assert asked_about(objects) == {"a", "c"}
+    assert "1 of 3 images are not asked about" in caplog.text and "2 images are left" in caplog.text
+    caplog.clear()
+    assert asked_about({"a": OBJECTS[:3], "c": OBJECTS[3:6]}) == {"a", "c"}
+    assert not caplog.text
+
+
+def test_few_categories_leave_no_question_at_all(caplog):
+    """Each image that is left out takes its objects with it."""
+    with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
+        assert asked_about({"a": OBJECTS[:3], "b": OBJECTS[:4], "c": OBJECTS[1:5]}) == set()
+    assert "3 of 3 images" in caplog.text and "No yes/no question is left" in caplog.text
+    assert asked_about({"a": OBJECTS[:3], "b": OBJECTS[:6]}) == set(), "a's negatives are b's"
+    assert asked_about({"a": OBJECTS[:3], "b": OBJECTS[3:6]}, pope_images=1) == set()
 
 
 @pytest.mark.parametrize(("declared", "chair_i", "unscored"), [(["dog", "kite"], 0.5, 1), (["dog"], 0.0, 2)])

@@ -35,7 +35,9 @@ def trained():
             if "lora_B" in name:
                 parameter.fill_(0.5)
     config = model.peft_config["default"].to_dict()
-    return model, AdapterArtifact(config, get_peft_model_state_dict(model), model_card="# Adapter\n")
+    return model, AdapterArtifact(
+        config, get_peft_model_state_dict(model), model_card="# Adapter\n", base_model="sha256:0"
+    )
 
 
 def test_peft_opens_the_folder_and_computes_the_same(tmp_path):
@@ -49,6 +51,7 @@ def test_peft_opens_the_folder_and_computes_the_same(tmp_path):
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "base_model.json",
     ]
 
 

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file
-from tests.pocket_models import favour, stir
+from tests.pocket_models import LORA, favour, stir
 from transformers import LlavaForConditionalGeneration
 
 from fisao_pipeline.datasets.adapter_folder import AdapterArtifact, AdapterFolderDataset
 from fisao_pipeline.method.object_spans import ObjectVocabulary, find_mentions, mention_token_spans
 from fisao_pipeline.models.policy import Policy, check_adapter_fits, decode_with_offsets
+from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.params import LoraParams
 
 TEMPERATURE = 0.8
@@ -162,7 +163,7 @@ def test_the_image_token_has_no_probability(world):
 def save_adapter(policy: Policy, folder):
     config, state = policy.adapter_state()
     dataset = AdapterFolderDataset(filepath=str(folder))
-    dataset.save(AdapterArtifact(config, state))
+    dataset.save(AdapterArtifact(config, state, base_model=policy.identity))
     return dataset.load()
 
 
@@ -182,6 +183,8 @@ def test_a_saved_adapter_names_its_base_and_its_tensors_are_not_the_live_ones(wo
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == world.policy_source.path_or_id
     assert config["inference_mode"] is True
+    assert config["revision"] is None, "PEFT would ask the hub for it"
+    assert json.loads((adapter / "base_model.json").read_text()) == {"identity": identity(world.policy_source)}
     stored = load_file(adapter / "adapter_model.safetensors")
     assert all(".language_model." in name for name in stored)
 
@@ -208,6 +211,35 @@ def test_an_adapter_of_another_base_is_refused_by_name(world, policy, tmp_path):
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"llava-hf/llava-1\.5-7b-hf.*does not fit.*pocket_vlm.*4096"):
         Policy.load(world.policy_source, adapter=adapter)
+
+
+def test_the_adapter_of_a_hub_model_has_the_hubs_revision(world, monkeypatch):
+    from fisao_pipeline.models import policy as module
+
+    loaded = module.load_pretrained(module.AutoModelForImageTextToText, world.policy_source)
+    monkeypatch.setattr(module, "load_pretrained", lambda auto_class, source: loaded)
+    hub = Policy.load(ModelSource("llava-hf/llava-1.5-7b-hf", revision="b234b80"), lora=LORA)
+    assert hub.adapter_state()[0]["revision"] == "b234b80"
+    assert hub.identity == "llava-hf/llava-1.5-7b-hf@b234b80"
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_an_adapter_of_a_base_of_the_same_shapes_is_refused(world, policy, tmp_path, older):
+    """By the file beside it; by PEFT's `revision`, which an older version filled, if there is no such file."""
+    adapter = save_adapter(policy, tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    file = adapter / "base_model.json"
+    for other, refused in (("sha256:0123456789abcdef", True), ("llava-hf/llava-1.5-7b-hf@main", True), (None, False)):
+        file.unlink(missing_ok=True)
+        if not older and other:
+            file.write_text(json.dumps({"identity": other}))
+        text = json.dumps({**config, "revision": other if older else "main"})
+        (adapter / "adapter_config.json").write_text(text)
+        if refused:
+            with pytest.raises(ValueError, match=f"trained for .* \\({other}\\) and not for"):
+                Policy.load(world.policy_source, adapter=adapter)
+        else:
+            assert Policy.load(world.policy_source, adapter=adapter).identity == identity(world.policy_source)
 
 
 def test_an_adapter_for_layers_that_are_not_there_is_refused(world, policy, tmp_path):

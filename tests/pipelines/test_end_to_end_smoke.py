@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import mlflow
+import pandas as pd
 import plotly.io
 import pytest
 from click.testing import CliRunner, Result
@@ -204,6 +205,14 @@ def test_training_on_rewards_of_other_settings_is_refused(smoke, default_run):
     with pytest.raises(ValueError, match=message):
         smoke.run("policy_training", reward_annotation={"false_mention_cost": 3.0})
     assert smoke.versions("policy_adapter", "06_models") == before
+
+
+def test_the_evaluation_shows_what_the_policy_was_trained_on(smoke, default_run):
+    """Whatever the parameters say by then."""
+    before = smoke.table("prediction_mentions")
+    smoke.run("benchmark_evaluation", reward_annotation={"false_mention_cost": 3.0, "template": "no {} at all"})
+    pd.testing.assert_frame_equal(smoke.table("prediction_mentions"), before)
+    assert "no {} at all" not in smoke.page("case_study")
 
 
 def kedro(smoke: Smoke, *arguments: str) -> subprocess.CompletedProcess:

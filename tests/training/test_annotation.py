@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -394,12 +395,21 @@ def test_a_baseline_of_an_older_version_names_the_command(labelled):
         VerifierBaseline.from_dict({**stored, "template": "a photo of a {}"})
 
 
+def test_the_settings_are_a_block_again(labelled):
+    baseline = VerifierBaseline.from_dict(json.loads(json.dumps(calibrated(*labelled).to_dict())))
+    assert baseline.params == PARAMS
+    with pytest.raises(
+        ValueError, match=r"not those of this version: re-run `kedro run --pipelines=reward_annotation`"
+    ):
+        _ = replace(baseline, settings={**baseline.settings, "gone": 1}).params
+
+
 def test_the_whole_stage_on_real_models(world, responses_of):
     """Real verifier, real pictures; the tables belong together."""
     verifier = world.verifier()
     texts = ["There is a dog and a traffic light on a street.", "A photo of a cat.", "Nothing.", "two dogs"]
     responses = responses_of(texts, image_ids=["i00", "i01", "i02", "i03"])
-    done = annotate(responses, verifier, VOCABULARY, NO_TRUTH, PARAMS, world.open_image)
+    done = annotate(responses, verifier, VOCABULARY, NO_TRUTH, PARAMS, world.open_image, "sha256:0")
     assert done.token_rewards["response_id"].tolist() == responses["response_id"].tolist()
     lengths = responses["token_ids"].str.len().tolist()
     assert [len(row) for row in done.token_rewards["token_rewards"]] == lengths
@@ -410,3 +420,4 @@ def test_the_whole_stage_on_real_models(world, responses_of):
     np.testing.assert_allclose(done.response_scores["sentence_score"], whole, rtol=1e-6)
     expected = verifier.score(["i01"], ["a photo of a cat"], world.open_image)
     assert done.mentions.loc[2, "score"] == pytest.approx(float(expected))
+    assert (done.baseline.verifier, done.baseline.vocabulary_digest) == ("sha256:0", None)

@@ -1,12 +1,16 @@
-"""A first round that was made with other settings is refused, and one made with the same settings is not."""
+"""A first round that was made with other settings or models is refused, and one made with the same is not."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from tests.training.test_annotation import PARAMS as ANNOTATION
 
+from fisao_pipeline.method.calibration import Baseline, ClassScores
+from fisao_pipeline.method.vocabulary import file_digest
 from fisao_pipeline.params import ResponseSamplingParams
+from fisao_pipeline.training.annotation import VerifierBaseline
 from fisao_pipeline.training.cached_round import check_cached_round
 from fisao_pipeline.training.sampling import stage_prompts
 
@@ -20,6 +24,10 @@ SAMPLING = ResponseSamplingParams(
     seed=2,
 )
 STORED = json.loads(json.dumps(ANNOTATION.model_dump(mode="json")))
+CLASSES = {"correct": ClassScores(0.3, 0.05, 0), "hallucinated": ClassScores(0.1, 0.05, 0)}
+BASELINE = VerifierBaseline(
+    Baseline(mode="fixed", mixing_weight=0.5, auroc=None, **CLASSES), 0.2, 0.1, None, 0.0, STORED, "sha256:clip"
+)
 
 
 @pytest.fixture
@@ -38,11 +46,16 @@ def responses(prompts) -> pd.DataFrame:
         token_ids=[[1] * length for length in lengths],
         finish_reason=["length" if length == 8 else "stop" for length in lengths],
         temperature=0.7,
+        backbone="sha256:llava",
     )
 
 
-def check(responses, prompts, stored=STORED, annotation=ANNOTATION, **sampling):
-    check_cached_round(responses, prompts, stored, SAMPLING.model_copy(update=sampling), annotation)
+MODELS = {"backbone": "sha256:llava", "verifier": "sha256:clip"}
+
+
+def check(responses, prompts, stored=STORED, annotation=ANNOTATION, baseline=BASELINE, models=MODELS, **sampling):
+    sampling = SAMPLING.model_copy(update=sampling)
+    check_cached_round(responses, prompts, replace(baseline, settings=stored), sampling, annotation, **models)
 
 
 def test_the_same_settings_pass_after_a_round_trip(responses, prompts, tmp_path):
@@ -113,3 +126,32 @@ def test_a_prompt_that_is_not_asked_any_more(responses, prompts):
 def test_responses_of_a_version_that_did_not_say_the_temperature(responses, prompts):
     with pytest.raises(ValueError, match=r"response_sampling\.temperature was None"):
         check(responses.drop(columns="temperature"), prompts)
+
+
+def test_rewards_of_another_verifier(responses, prompts):
+    with pytest.raises(ValueError, match="verifier was 'sha256:clip' and is 'sha256:siglip'") as refusal:
+        check(responses, prompts, models={**MODELS, "verifier": "sha256:siglip"})
+    assert "`kedro run --pipelines=reward_annotation,policy_training`" in str(refusal.value)
+    with pytest.raises(ValueError, match="verifier was None and is 'sha256:clip'"):
+        check(responses, prompts, baseline=replace(BASELINE, verifier=None))
+
+
+def test_responses_of_another_backbone(responses, prompts):
+    with pytest.raises(ValueError, match="policy_backbone was 'sha256:llava' and is 'sha256:qwen'") as refusal:
+        check(responses, prompts, models={**MODELS, "backbone": "sha256:qwen"})
+    assert "`kedro run --pipelines=response_sampling,reward_annotation,policy_training`" in str(refusal.value)
+    with pytest.raises(ValueError, match="policy_backbone was None"):
+        check(responses.drop(columns="backbone"), prompts)
+
+
+def test_a_vocabulary_file_of_other_content(responses, prompts, tmp_path):
+    """Its path is the same, so the settings do not tell."""
+    file = tmp_path / "words.txt"
+    file.write_text("dog, puppy")
+    annotation = ANNOTATION.model_copy(update={"vocabulary": str(file)})
+    stored = annotation.model_dump(mode="json")
+    baseline = replace(BASELINE, vocabulary_digest=file_digest(str(file)))
+    check(responses, prompts, stored, annotation, baseline)
+    file.write_text("dog, puppy, hound")
+    with pytest.raises(ValueError, match=r"the content of reward_annotation\.vocabulary \(.*words\.txt\) was"):
+        check(responses, prompts, stored, annotation, baseline)

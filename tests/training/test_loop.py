@@ -10,6 +10,7 @@ from tests.pocket_models import LORA, PocketWorld, favour
 
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.decoding import Decoding
+from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams
 from fisao_pipeline.training.annotation import GroundTruth, mention_table
 from fisao_pipeline.training.loop import PolicyTrainer, probe_numbers
@@ -386,7 +387,8 @@ def test_an_adapter_from_the_artifacts_of_the_stages(world, tmp_path):
     from fisao_pipeline.training.annotation import annotate
 
     responses, _ = first_round(world, world.policy(lora=None))
-    done = annotate(responses, world.verifier(), VOCABULARY, NO_TRUTH, ANNOTATION, world.open_image)
+    scorer = identity(world.verifier_source)
+    done = annotate(responses, world.verifier(), VOCABULARY, NO_TRUTH, ANNOTATION, world.open_image, scorer)
     tables = {"responses": responses, "token_rewards": done.token_rewards, "prompts": world.prompts}
     for name, table in tables.items():
         table.to_parquet(tmp_path / name)
@@ -421,9 +423,11 @@ def test_a_first_round_of_other_settings_is_refused_before_a_model_is_loaded(wor
     from fisao_pipeline.training.annotation import annotate
 
     responses, _ = first_round(world, world.policy(lora=None))
-    done = annotate(responses, world.verifier(), VOCABULARY, NO_TRUTH, ANNOTATION, world.open_image)
+    scorer = identity(world.verifier_source)
+    done = annotate(responses, world.verifier(), VOCABULARY, NO_TRUTH, ANNOTATION, world.open_image, scorer)
     with pytest.raises(
-        ValueError, match=r"temperature was 1\.0 and is 0\.5; reward_annotation\.margin was 0\.0 and is 0\.2"
+        ValueError,
+        match=r"temperature was 1\.0 and is 0\.5; reward_annotation\.margin was 0\.0 and is 0\.2; verifier was 'sha",
     ):
         train_adapter(
             responses=responses,
@@ -433,8 +437,8 @@ def test_a_first_round_of_other_settings_is_refused_before_a_model_is_loaded(wor
             annotated_categories=[],
             open_image=world.open_image,
             baseline=done.baseline.to_dict(),
-            backbone=None,
-            verifier=None,
+            backbone=world.policy_source,
+            verifier=ModelSource(str(world.models / "pocket_vlm")),
             sampling=SAMPLING.model_copy(update={"temperature": 0.5}),
             annotation=ANNOTATION.model_copy(update={"margin": 0.2}),
             params=settings(),

@@ -135,6 +135,16 @@ def test_a_sampler_that_disagrees_is_reported(world, policy, caplog):
     assert rollout_numbers(scored, 0.1)["logprob_gap"] == pytest.approx(0.05, abs=1e-3)
 
 
+def test_responses_of_another_policy_are_refused(world, policy):
+    """One odd token is not enough, a mean of more than one nat is."""
+    rollouts = roll_out(world, policy)
+    gap = 1.1 * rollouts.completion_mask
+    with pytest.raises(ValueError, match=r"by 1\.10 nats in the mean.*--pipelines=response_sampling,"):
+        scored_by(world, policy, replace(rollouts, sampled_logprobs=rollouts.sampled_logprobs - gap))
+    gap[:, 1:] = 0
+    scored_by(world, policy, replace(rollouts, sampled_logprobs=rollouts.sampled_logprobs - gap))
+
+
 # --- a step --------------------------------------------------------------------------------------------------------
 
 

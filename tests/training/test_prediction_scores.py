@@ -48,9 +48,9 @@ class StubVerifier:
 def scored(predictions=PREDICTIONS, **changes):
     params = PARAMS.model_copy(update=changes)
     none = pd.DataFrame({"split": []})
-    baseline = calibrate(none, none, None, params, None).to_dict()
+    baseline = calibrate(none, none, None, params, None)
     vocabulary = ObjectVocabulary.load("coco")
-    return score_predictions(predictions, StubVerifier(), vocabulary, TRUTH, baseline, params, None)
+    return score_predictions(predictions, StubVerifier(), vocabulary, TRUTH, baseline, None)
 
 
 def test_each_mention_is_its_captions():
@@ -86,3 +86,7 @@ def test_no_mention_no_row():
     table = scored(PREDICTIONS[PREDICTIONS["model"].eq("aligned") & PREDICTIONS["decoding"].eq("greedy")])
     assert table.empty
     assert {*PREDICTION_KEYS, "score", "label", "reward", "char_start", "repeated"} <= set(table)
+
+
+def test_mentions_are_paid_by_the_settings_in_the_baseline():
+    assert scored(repeat_penalty=0.0)["reward"].tolist() == pytest.approx([0.5, -0.5, -0.25, 0.75, -0.25])

@@ -9,6 +9,7 @@ import torch
 from fisao_pipeline.training.rollouts import build_rollouts
 
 CPU = torch.device("cpu")
+FINITE = [[0.0, 3.0], [0.0, 1.0, 0.0], [2.0]]
 
 
 @pytest.fixture
@@ -80,6 +81,22 @@ def test_a_reward_that_is_no_number_names_its_response(tables, value):
     rewards.at[2, "token_rewards"] = [value]
     with pytest.raises(ValueError, match=r"'a/1' is NaN or infinite"):
         build_rollouts(responses, prompts, rewards, CPU)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None])
+def test_what_is_no_number_is_named_after_parquet_too(tables, tmp_path, value):
+    """Arrow may make a null of a NaN within a list."""
+    responses, prompts, rewards = tables
+    rewards.at[1, "token_rewards"] = [0.0, value, 0.0]
+    rewards.to_parquet(tmp_path / "rewards")
+    with pytest.raises(
+        ValueError, match=r"token reward of response 'a/0' is NaN or infinite; re-run reward_annotation"
+    ):
+        build_rollouts(responses, prompts, pd.read_parquet(tmp_path / "rewards"), CPU)
+    responses.at[2, "logprobs"] = [value, -6.0]
+    responses.to_parquet(tmp_path / "responses")
+    with pytest.raises(ValueError, match=r"logprob of response 'b/0' is NaN or infinite; re-run response_sampling"):
+        build_rollouts(pd.read_parquet(tmp_path / "responses"), prompts, tables[2].assign(token_rewards=FINITE), CPU)
 
 
 def test_a_response_without_its_prompt_is_named(tables):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.pocket_models import favour, stir
 
 from fisao_pipeline.models.decoding import Decoding
+from fisao_pipeline.models.source import identity
 from fisao_pipeline.params import ResponseSamplingParams
 from fisao_pipeline.training.sampling import RESPONSE_COLUMNS, round_prompts, sample_responses, stage_prompts
 
@@ -42,6 +43,7 @@ def test_the_table(world, policy):
         assert row.finish_reason == ("stop" if row.token_ids[-1] == eos else "length")
         assert row.finish_reason == "stop" or len(row.token_ids) == DECODING.max_new_tokens
     assert set(table["finish_reason"]) == {"stop", "length"}
+    assert set(table["backbone"]) == {identity(world.policy_source)}
     assert set(table["temperature"]) == {DECODING.temperature}, "what the logprobs were taken at"
 
 

@@ -188,23 +188,29 @@ def _sample_sizes(rows: pd.DataFrame, captions: Tables, truths: Mapping[str, Col
 
 
 def _undefined_notes(report: dict[str, Any], decoding: str) -> list[str]:
-    return [
-        f"{model}, {decoding}: {name} is undefined, its denominator is zero "
-        f"({_REASONS.get(name, 'nothing to divide by')})"
-        for model in MODELS
-        for name, interval in report[model][decoding].items()
-        if interval["value"] is None
-    ]
+    """One note that lists what is undefined by the reason, and for which model where it is only one; or none."""
+    no_caption = not report["settings"]["samples"][decoding]["captions"]
+    of: dict[tuple[str, str], list[str]] = {}
+    for name in report["base"][decoding]:
+        models = [model for model in MODELS if report[model][decoding][name]["value"] is None]
+        if models:
+            why = _REASONS.get(name, "nothing to divide by")
+            if no_caption and not name.startswith("pope_"):
+                why = _NO_CAPTION
+            of.setdefault((" and ".join(models), why), []).append(name)
+    listed = "; ".join(f"{', '.join(names)} of {models} ({why})" for (models, why), names in of.items())
+    return [f"{decoding}: undefined, for the denominator is zero: {listed}"] if of else []
 
 
+_NO_CAPTION = "no captioned image is annotated"
 _REASONS = {
     "chair_i": "no caption names an object that the annotations can know",
-    "chair_s": "no captioned image is annotated",
+    "chair_s": _NO_CAPTION,
     "recall": "no captioned image has an annotated object",
-    "objects_per_caption": "no captioned image is annotated",
-    "repeated_mentions": "no captioned image is annotated",
-    "tokens": "no captioned image is annotated",
-    "unlikely_captions": "no captioned image is annotated",
+    "objects_per_caption": _NO_CAPTION,
+    "repeated_mentions": _NO_CAPTION,
+    "tokens": _NO_CAPTION,
+    "unlikely_captions": _NO_CAPTION,
     "pope_precision": "the model never says yes",
     "pope_recall": "no question has the answer yes",
 }

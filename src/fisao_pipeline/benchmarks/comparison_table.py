@@ -29,7 +29,8 @@ _HEADER = ("metric", "base", "aligned", "change", "relative change")
 def format_table(comparison: Mapping[str, Any]) -> str:
     """Write base, aligned and change with their intervals as Markdown tables, one per decoding.
 
-    Shares are printed in percent and their changes in percentage points; ↓ and ↑ say which way is better.
+    Shares are printed in percent and their changes in percentage points; ↓ and ↑ say which way is better. Metrics that
+    are undefined for both models have no row; the notes name them.
 
     Args:
         comparison: What `fisao_pipeline.benchmarks.comparison.compare` returns.
@@ -43,8 +44,10 @@ def format_table(comparison: Mapping[str, Any]) -> str:
         rows = [
             _row(name, comparison["base"][decoding][name], comparison["aligned"][decoding][name], change)
             for name in comparison["base"][decoding]
+            if any(comparison[model][decoding][name]["value"] is not None for model in ("base", "aligned"))
         ]
-        lines += ["", _title(decoding, settings["samples"][decoding]), "", *markdown_table([_HEADER, *rows])]
+        lines += ["", _title(decoding, settings["samples"][decoding])]
+        lines += ["", *markdown_table([_HEADER, *rows])] if rows else []
     lines += ["", *(f"Note: {note}." for note in comparison["notes"])] if comparison["notes"] else []
     return "\n".join(lines)
 

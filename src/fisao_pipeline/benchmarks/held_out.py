@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,8 @@ from fisao_pipeline.benchmarks.pope import STRATEGIES, PopeQuestion, build_quest
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.params import BenchmarkEvaluationParams
 from fisao_pipeline.seeded_choice import seeded_choice
+
+logger = logging.getLogger(__name__)
 
 POPE_OBJECTS = 3
 
@@ -42,25 +45,49 @@ def pope_questions(
 ) -> dict[str, list[PopeQuestion]]:
     """POPE questions by strategy about the first images of the choice that show three annotated objects.
 
+    A "no" is asked of an object that another of these images shows. Those for which there are fewer than three such
+    objects are left out; a warning says how many.
+
     Args:
         chosen: What ``chosen_prompts`` gave; its order decides.
         manifest: The ``image_manifest`` table.
         params: Number of images and seed.
 
     Returns:
-        Questions by strategy; none if no image shows as many objects.
+        Questions by strategy; none if no image can be asked about.
     """
     annotated = manifest.dropna(subset="objects")
     objects = dict(zip(annotated["image_id"], annotated["objects"], strict=True))
     shown = {i: list(objects[i]) for i in chosen["image_id"].drop_duplicates() if i in objects}
     eligible = [i for i, names in shown.items() if len(set(names)) >= POPE_OBJECTS]
-    asked = {i: shown[i] for i in eligible[: params.pope_images]}
+    first = {i: shown[i] for i in eligible[: params.pope_images]}
+    asked = _with_negatives(first)
+    if len(asked) < len(first):
+        logger.warning(
+            "%d of %d images are not asked about: the others show fewer than %d objects that are absent from them, and "
+            "as many yes/no questions need the answer no. %s",
+            len(first) - len(asked),
+            len(first),
+            POPE_OBJECTS,
+            f"{len(asked)} images are left." if asked else "No yes/no question is left, so POPE is not measured.",
+        )
     if not asked:
         return {}
     return {
         strategy: build_questions(asked, strategy, n_images=len(asked), n_positives=POPE_OBJECTS, seed=params.seed)
         for strategy in STRATEGIES
     }
+
+
+def _with_negatives(shown: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """The most images of which each lacks three objects that the others show; without one, others may lack theirs."""
+    kept = dict(shown)
+    while True:
+        pool = {name for names in kept.values() for name in names}
+        able = {i: names for i, names in kept.items() if len(pool.difference(names)) >= POPE_OBJECTS}
+        if len(able) == len(kept):
+            return kept
+        kept = able
 
 
 def compare_models(

@@ -12,6 +12,7 @@ from kedro_datasets._typing import JSONPreview
 
 from fisao_pipeline.datasets.atomic import AtomicVersions
 from fisao_pipeline.datasets.preview import preview_json
+from fisao_pipeline.models.source import BASE_MODEL_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,11 +29,13 @@ class AdapterArtifact:
         config: The adapter's PEFT configuration, as `PeftConfig.to_dict()` gives it.
         state_dict: The adapter's tensors under the names of `peft.get_peft_model_state_dict`.
         model_card: Text of a README.md to put beside the weights, if any.
+        base_model: `models.source.identity` of the model that it was trained on, to put beside the weights, if known.
     """
 
     config: dict[str, Any]
     state_dict: dict[str, Tensor]
     model_card: str | None = None
+    base_model: str | None = None
 
 
 class AdapterFolderDataset(AtomicVersions):
@@ -72,6 +75,8 @@ class AdapterFolderDataset(AtomicVersions):
         config = json.dumps(data.config, indent=2, sort_keys=True, default=_plain)
         (path / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
         _write_weights(data.state_dict, path / WEIGHTS_FILE)
+        if data.base_model is not None:
+            (path / BASE_MODEL_FILE).write_text(json.dumps({"identity": data.base_model}) + "\n", encoding="utf-8")
         if data.model_card is not None:
             (path / "README.md").write_text(data.model_card, encoding="utf-8")
 

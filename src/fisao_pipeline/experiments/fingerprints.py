@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,6 +13,7 @@ from pydantic import BaseModel
 
 from fisao_pipeline import __version__
 from fisao_pipeline.experiments.arms import StudyRow
+from fisao_pipeline.method.vocabulary import file_digest
 from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.params import BenchmarkEvaluationParams, ResponseSamplingParams
 
@@ -52,14 +52,15 @@ class StudyInputs:
         vocabularies = [flat["reward_annotation.vocabulary"], flat["benchmark_evaluation.vocabulary"]]
         parts = {
             "parameters": flat,
-            "vocabularies": [_file_digest(source) for source in vocabularies],
+            "vocabularies": [file_digest(source) for source in vocabularies],
             **self.to_dict(),
         }
         return f"seed-{row.seed}-{_digest(parts)}"
 
     def responses_keys(self, sampling: ResponseSamplingParams) -> tuple[str, str]:
         """Names of the untrained policy's responses (calibration, first round) and of its too long prompts."""
-        digest = self._without_verifier(sampling)
+        # Kept tables that do not say which backbone made them could not be trained on.
+        digest = _digest([self._without_verifier(sampling), "with backbone"])
         return f"responses-{digest}", f"rejected-prompts-{digest}"
 
     def base_key(self, evaluation: BenchmarkEvaluationParams) -> str:
@@ -77,12 +78,6 @@ def _model(source: ModelSource) -> str:
 
 def _plain(table: Any) -> Any:
     return json.loads(table.to_json(orient="split")) if isinstance(table, pd.DataFrame) else table
-
-
-def _file_digest(vocabulary: str) -> str | None:
-    """Digest of a vocabulary file; None for a built-in vocabulary, which belongs to the version."""
-    path = Path(vocabulary)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _digest(content: Any) -> str:

@@ -24,7 +24,7 @@ from fisao_pipeline.models.loading import load_pretrained
 from fisao_pipeline.models.lora import attach_lora
 from fisao_pipeline.models.packing import pack_completions
 from fisao_pipeline.models.prompts import PromptBatch, PromptEncoder
-from fisao_pipeline.models.source import ModelSource, identity
+from fisao_pipeline.models.source import BASE_MODEL_FILE, ModelSource, identity, is_folder
 from fisao_pipeline.models.value_head import ValueHead
 from fisao_pipeline.params import LoraParams
 
@@ -41,6 +41,8 @@ class Policy:
         self.backbone: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
         self.encode = PromptEncoder(self.backbone, processor)
         self.value_head: ValueHead | None = None
+        # `models.source.identity` of the backbone, where it is known.
+        self.identity: str | None = None
 
     @classmethod
     def load(cls, source: ModelSource, lora: LoraParams | None = None, adapter: str | Path | None = None) -> Policy:
@@ -53,11 +55,14 @@ class Policy:
         base = identity(source)
         if adapter is not None:
             check_adapter_fits(Path(adapter), model, base)
-            return cls(PeftModel.from_pretrained(model, str(adapter)), processor)
-        policy = cls(attach_lora(model, lora) if lora is not None else model, processor)
-        if lora is not None:
-            # PEFT's own field for the exact base model; it is saved with the adapter and checked when that is loaded.
-            policy.model.peft_config["default"].revision = base
+            model = PeftModel.from_pretrained(model, str(adapter))
+        elif lora is not None:
+            model = attach_lora(model, lora)
+        policy = cls(model, processor)
+        policy.identity = base
+        if lora is not None and adapter is None:
+            # Where PEFT gets the base model from the hub by itself; None for a local folder.
+            policy.model.peft_config["default"].revision = None if is_folder(source) else source.revision
         return policy
 
     @property
@@ -240,7 +245,7 @@ def check_adapter_fits(adapter: Path, model: PreTrainedModel, base: str | None =
         ValueError: If identities, names or shapes differ; the message names both models.
     """
     config = json.loads((adapter / "adapter_config.json").read_text())
-    trained_on = config.get("revision")
+    trained_on = _trained_on(adapter, config)
     if base is not None and trained_on is not None and trained_on != base:
         raise ValueError(
             f"the adapter {adapter} was trained for {config.get('base_model_name_or_path')!r} ({trained_on}) and not "
@@ -260,3 +265,13 @@ def check_adapter_fits(adapter: Path, model: PreTrainedModel, base: str | None =
                     f"the adapter {adapter} was trained for {config.get('base_model_name_or_path')!r} and does not fit "
                     f"{model.name_or_path!r}: {target} is {expected}, the adapter's {key} is {tuple(got)}"
                 )
+
+
+def _trained_on(adapter: Path, config: dict) -> str | None:
+    """Identity of the adapter's base model, None where the folder does not say."""
+    file = adapter / BASE_MODEL_FILE
+    if file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))["identity"]
+    # Adapters of before kept it in PEFT's `revision`, which elsewhere is a hub's branch, tag or commit.
+    revision = config.get("revision") or ""
+    return revision if revision.startswith("sha256:") or "@" in revision else None

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 CONFIG_FILE = "config.json"
+# Beside an adapter: which model it was trained on. PEFT's `revision` cannot say it, PEFT asks the hub for that one.
+BASE_MODEL_FILE = "base_model.json"
 # Larger files are identified by their size and ends: hashing 14 GB at every run would take longer than loading them.
 WHOLE_FILE_BYTES = 64 * 2**20
 _END_BYTES = 2**20
@@ -102,10 +104,16 @@ def fingerprint(folder: Path) -> str:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
+def is_folder(source: ModelSource) -> bool:
+    """Whether the source is a local folder and not a hub id."""
+    return Path(source.path_or_id).expanduser().is_dir()
+
+
 def identity(source: ModelSource) -> str:
     """What tells a model from every other: the fingerprint of its folder, or its hub id and revision."""
-    folder = Path(source.path_or_id).expanduser()
-    return fingerprint(folder) if folder.is_dir() else f"{source.path_or_id}@{source.revision or 'main'}"
+    if is_folder(source):
+        return fingerprint(Path(source.path_or_id).expanduser())
+    return f"{source.path_or_id}@{source.revision or 'main'}"
 
 
 def _cached(path_or_id: str, revision: str | None) -> Path | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float
+from pydantic import ValidationError
 from torch import Tensor
 
 from fisao_pipeline.method.calibration import (
@@ -22,6 +23,7 @@ from fisao_pipeline.method.calibration import (
 )
 from fisao_pipeline.method.object_spans import ObjectVocabulary, find_mentions, mark_repeats, mention_token_spans
 from fisao_pipeline.method.token_rewards import charge_repeats, mention_rewards, place_on_tokens, sentence_rewards
+from fisao_pipeline.method.vocabulary import file_digest
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.verifier import Verifier
 from fisao_pipeline.params import RewardAnnotationParams
@@ -53,6 +55,8 @@ class VerifierBaseline:
         sentence_auroc: P(a response without hallucination scores higher than one with), None without labels.
         sentences_cut: Share of calibration responses longer than the verifier's context.
         settings: The ``reward_annotation`` parameters that scores, baseline and rewards were made with.
+        verifier: `models.source.identity` of the verifier that scored; None if it was not said.
+        vocabulary_digest: Of the vocabulary's content where it is a file; None for a built-in one.
     """
 
     mentions: Baseline
@@ -61,6 +65,23 @@ class VerifierBaseline:
     sentence_auroc: float | None
     sentences_cut: float
     settings: dict[str, Any]
+    verifier: str | None = None
+    vocabulary_digest: str | None = None
+
+    @property
+    def params(self) -> RewardAnnotationParams:
+        """``settings`` as a block: what a run was rewarded by, whatever the parameters say now.
+
+        Raises:
+            ValueError: If they are of a version with other parameters.
+        """
+        try:
+            return RewardAnnotationParams.model_validate(self.settings)
+        except ValidationError as error:
+            raise ValueError(
+                "the settings in verifier_baseline are not those of this version: re-run `kedro run "
+                f"--pipelines=reward_annotation` ({error})"
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -126,8 +147,11 @@ def annotate(
     truth: GroundTruth,
     params: RewardAnnotationParams,
     open_image: ImageOpener,
+    verifier_identity: str | None = None,
 ) -> Annotation:
     """The whole stage: find, score and label mentions, calibrate on the calibration split, reward every response.
+
+    ``verifier_identity`` (see ``models.source``) is kept in the baseline.
 
     Raises:
         CalibrationError: If no baseline can be had.
@@ -136,6 +160,7 @@ def annotate(
     mentions = score_mentions(mention_table(responses, vocabulary), verifier, params, open_image)
     mentions = label_mentions(mentions, truth)
     baseline = calibrate(responses, mentions, verifier, params, open_image)
+    baseline = replace(baseline, verifier=verifier_identity, vocabulary_digest=file_digest(params.vocabulary))
     rewards = reward_table(responses, mentions, baseline, verifier, params, open_image)
     return Annotation(mentions, baseline, rewards, response_score_table(responses, mentions, verifier, open_image))
 

@@ -32,6 +32,9 @@ from fisao_pipeline.training.sampling import batched
 
 logger = logging.getLogger(__name__)
 
+# Mean over tokens; no precision explains as much, so the responses are not this policy's.
+FOREIGN_GAP_NATS = 1.0
+
 
 @dataclass(frozen=True)
 class ScoredRollouts:
@@ -58,6 +61,9 @@ def score_rollouts(
 
     Logprobs are computed again with the very code that the update uses, so that the first ratio is 1; a sampler whose
     logprobs differ by more than ``params.logprob_tolerance`` is reported.
+
+    Raises:
+        ValueError: If they differ by more than ``FOREIGN_GAP_NATS`` in the mean: the responses are another policy's.
     """
     old, ref, values = (torch.zeros_like(rollouts.sampled_logprobs) for _ in range(3))
     for rows in micro_batches(rollouts, rollouts.groups, params.micro_batch_size):
@@ -240,7 +246,14 @@ def rollout_numbers(scored: ScoredRollouts, kl_coef: float) -> dict[str, float]:
 
 
 def _check_sampler(rollouts: RolloutBatch, old_logprobs: Tensor, tolerance: float) -> None:
-    gap = torch.where(rollouts.completion_mask, old_logprobs - rollouts.sampled_logprobs, 0.0).abs().max()
+    gaps = torch.where(rollouts.completion_mask, old_logprobs - rollouts.sampled_logprobs, 0.0).abs()
+    mean, gap = float(masked_mean(gaps, rollouts.completion_mask)), gaps.max()
+    if mean > FOREIGN_GAP_NATS:
+        raise ValueError(
+            f"policy_training: the sampler's logprobs differ from the trainer's by {mean:.2f} nats in the mean over "
+            "tokens: the responses are not this policy's. Make them anew with `kedro run "
+            "--pipelines=response_sampling,reward_annotation,policy_training`"
+        )
     if gap > tolerance:
         logger.warning(
             "The sampler's logprobs differ from the trainer's by up to %.4f nats (tolerance %.4f): the responses "

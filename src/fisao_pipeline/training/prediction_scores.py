@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.verifier import Verifier
-from fisao_pipeline.params import RewardAnnotationParams
 from fisao_pipeline.training.annotation import (
     GroundTruth,
     VerifierBaseline,
@@ -29,13 +26,14 @@ def score_predictions(
     verifier: Verifier,
     vocabulary: ObjectVocabulary,
     truth: GroundTruth,
-    baseline: Mapping[str, Any],
-    params: RewardAnnotationParams,
+    baseline: VerifierBaseline,
     open_image: ImageOpener,
 ) -> pd.DataFrame:
     """Every mention of every caption with its score, label and the reward it would earn by the run's rule.
 
-    The reward is that of the mention, whatever ``params.granularity``: sentence-level runs are looked at by the same
+    Rule, costs and template are those that the baseline was stored with: what the policy was trained on.
+
+    The reward is that of the mention, whatever their ``granularity``: sentence-level runs are looked at by the same
     measure.
 
     Args:
@@ -43,13 +41,13 @@ def score_predictions(
         verifier: The dual encoder.
         vocabulary: What counts as an object.
         truth: What the annotations know, for the labels.
-        baseline: The ``verifier_baseline``.
-        params: Rule, costs and template.
+        baseline: The ``verifier_baseline``, with its settings.
         open_image: Gives the RGB picture of an id.
 
     Returns:
         The ``prediction_mentions`` table.
     """
+    params = baseline.params
     captions = predictions[predictions["task"] == "caption"].reset_index(drop=True)
     # A prediction has no token ids: its words stand in for tokens, and the token columns are dropped again.
     words = [[word.span() for word in re.finditer(r"\S+", text)] for text in captions["response"]]
@@ -62,7 +60,7 @@ def score_predictions(
     )
     mentions = score_mentions(mention_table(responses, vocabulary), verifier, params, open_image)
     mentions = label_mentions(mentions, truth)
-    mentions["reward"] = pay_mentions(mentions, VerifierBaseline.from_dict(baseline), params).numpy()
+    mentions["reward"] = pay_mentions(mentions, baseline, params).numpy()
     keys = captions.loc[mentions["response_id"].astype("int64"), PREDICTION_KEYS].reset_index(drop=True)
     kept = mentions.drop(columns=["response_id", "split", "token_start", "token_end"])
     return pd.concat([keys, kept], axis=1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
@@ -79,7 +80,8 @@ def build_rollouts(
     """Join responses, their prompts and their rewards into tensors; responses of zero tokens are left out.
 
     Raises:
-        ValueError: If nothing is left, a response has no prompt or rewards, lengths differ or a reward is not finite.
+        ValueError: If nothing is left, a response has no prompt or rewards, lengths differ or a reward or logprob is
+            not finite.
     """
     responses = responses[responses["token_ids"].str.len() > 0]
     if responses.empty:
@@ -98,8 +100,8 @@ def build_rollouts(
             )
     columns = {
         "completion_ids": [torch.tensor(list(row)) for row in responses["token_ids"]],
-        "sampled_logprobs": [torch.tensor(list(row), dtype=torch.float32) for row in responses["logprobs"]],
-        "token_rewards": [torch.tensor(list(row), dtype=torch.float32) for row in rewards[responses["response_id"]]],
+        "sampled_logprobs": [_floats(row) for row in responses["logprobs"]],
+        "token_rewards": [_floats(row) for row in rewards[responses["response_id"]]],
     }
     lengths = {name: [len(row) for row in rows] for name, rows in columns.items()}
     if lengths["token_rewards"] != lengths["completion_ids"]:
@@ -107,12 +109,16 @@ def build_rollouts(
     padded = {
         name: torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device) for name, rows in columns.items()
     }
-    if not torch.isfinite(padded["token_rewards"]).all():
-        bad = int((~torch.isfinite(padded["token_rewards"])).any(dim=1).float().argmax())
-        raise ValueError(
-            f"policy_training: a token reward of response {responses['response_id'].iloc[bad]!r} is NaN or infinite; "
-            "re-run reward_annotation, and look at the verifier if it comes again"
-        )
+    for name, what, remedy in (
+        ("token_rewards", "token reward", "reward_annotation, and look at the verifier if it comes again"),
+        ("sampled_logprobs", "logprob", "response_sampling, and load the backbone in float32 if it comes again"),
+    ):
+        if not torch.isfinite(padded[name]).all():
+            bad = int((~torch.isfinite(padded[name])).any(dim=1).float().argmax())
+            raise ValueError(
+                f"policy_training: a {what} of response {responses['response_id'].iloc[bad]!r} is NaN or infinite; "
+                f"re-run {remedy}"
+            )
     counts = torch.tensor(lengths["completion_ids"], device=device)
     positions = torch.arange(padded["completion_ids"].shape[1], device=device)
     return RolloutBatch(
@@ -121,3 +127,8 @@ def build_rollouts(
         completion_mask=positions < counts[:, None],
         **padded,
     )
+
+
+def _floats(row: Iterable[float | None]) -> Tensor:
+    """Parquet may give a NaN within a list back as null."""
+    return torch.tensor([math.nan if value is None else value for value in row], dtype=torch.float32)

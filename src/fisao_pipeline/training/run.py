@@ -11,7 +11,7 @@ import torch
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
-from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.models.verifier import Verifier
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
 from fisao_pipeline.training.annotation import GroundTruth, VerifierBaseline
@@ -37,7 +37,7 @@ def train_adapter(
 ) -> TrainingResult:
     """Train a LoRA adapter on the backbone by token-level PPO; see ``training.loop``.
 
-    Before a model is loaded it is checked that the first round was made with this run's settings.
+    Before a model is loaded it is checked that the first round was made with this run's settings and models.
 
     Args:
         prompts: The ``prompts`` table, without those that are too long for the backbone.
@@ -55,10 +55,10 @@ def train_adapter(
         log_metrics: Called after each optimiser step and each round; see ``training.loop.LogMetrics``.
 
     Raises:
-        ValueError: If the cached first round was made with other settings; see ``training.cached_round``.
+        ValueError: If the cached first round was made with other settings or models; see ``training.cached_round``.
     """
     stored = VerifierBaseline.from_dict(baseline)
-    check_cached_round(responses, prompts, stored.settings, sampling, annotation)
+    check_cached_round(responses, prompts, stored, sampling, annotation, identity(backbone), identity(verifier))
     # Before the policy is loaded: the seed decides on the fresh adapter's weights too.
     torch.manual_seed(params.seed)
     vocabulary = ObjectVocabulary.load(annotation.vocabulary)

@@ -29,6 +29,7 @@ RESPONSE_COLUMNS = [
     "logprobs",
     "temperature",
     "finish_reason",
+    "backbone",
 ]
 
 
@@ -113,6 +114,7 @@ def response_rows(
                 "logprobs": completions.logprobs[number][counts].tolist(),
                 "temperature": temperature,
                 "finish_reason": "stop" if token_ids and token_ids[-1] == eos else "length",
+                "backbone": policy.identity,
             }
         )
     return rows

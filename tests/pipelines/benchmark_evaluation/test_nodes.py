@@ -53,3 +53,9 @@ def test_a_yes_no_question_that_is_too_long_is_not_asked(world, answer):
     asked = predictions[predictions["task"] == "pope"]
     assert not asked["prompt"].str.contains("umbrella").any()
     assert set(asked["image_id"]) == set(held_out)
+
+
+def test_annotations_of_few_categories_leave_the_captions(world, answer):
+    column = [["dog", "cat", "car"]] * len(world.manifest)
+    predictions, rejected = answer(world.prompts, world.manifest.assign(objects=column))
+    assert set(predictions["task"]) == {"caption"} and rejected.empty

@@ -5,6 +5,7 @@ The text files beside this module are the built-in vocabularies.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 
 from fisao_pipeline.method.vocabulary.plurals import plurals
 
-__all__ = ["BUILT_IN", "WORD", "ObjectVocabulary", "word_key"]
+__all__ = ["BUILT_IN", "WORD", "ObjectVocabulary", "file_digest", "word_key"]
 
 BUILT_IN = {"coco": ("coco_synonyms.txt",), "coco+common": ("coco_synonyms.txt", "common_objects.txt")}
 IGNORE_MARK = "!"
@@ -138,6 +139,13 @@ class ObjectVocabulary:
         for part in WORD.findall(word):
             node = node.get(word_key(part), {})
         return node.get(PHRASE_END)
+
+
+def file_digest(source: str | Path) -> str | None:
+    """Digest of a vocabulary file's content; None for a built-in vocabulary, which belongs to the version."""
+    if str(source) in BUILT_IN or not Path(source).is_file():
+        return None
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
 
 
 def word_key(word: str) -> str:

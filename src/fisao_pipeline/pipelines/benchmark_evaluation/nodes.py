@@ -21,7 +21,7 @@ from fisao_pipeline.benchmarks.held_out import (
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.ingestion.rejections import collect_rejections
 from fisao_pipeline.models.source import ModelSource
-from fisao_pipeline.params import BenchmarkEvaluationParams, ReportingParams, RewardAnnotationParams
+from fisao_pipeline.params import BenchmarkEvaluationParams, ReportingParams
 from fisao_pipeline.pipelines.images import image_opener
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 from fisao_pipeline.pipelines.rejections import set_aside_long_prompts
@@ -88,22 +88,24 @@ def score_predictions(
     annotated_categories: list[str],
     verifier: ModelSource,
     verifier_baseline: dict[str, Any],
-    annotation: RewardAnnotationParams,
 ) -> pd.DataFrame:
-    """Every object that the two models name in their captions, with the verifier's score and what it would earn."""
+    """Every object that the two models name in their captions, with the verifier's score and what it would earn.
+
+    By the settings that the rewards of the training were made with, which the baseline holds.
+    """
     from fisao_pipeline.method.object_spans import ObjectVocabulary  # noqa: PLC0415 - slow to import
     from fisao_pipeline.models.verifier import Verifier  # noqa: PLC0415
     from fisao_pipeline.training import prediction_scores  # noqa: PLC0415
-    from fisao_pipeline.training.annotation import GroundTruth  # noqa: PLC0415
+    from fisao_pipeline.training.annotation import GroundTruth, VerifierBaseline  # noqa: PLC0415
 
-    vocabulary = ObjectVocabulary.load(annotation.vocabulary)
+    baseline = VerifierBaseline.from_dict(verifier_baseline)
+    vocabulary = ObjectVocabulary.load(baseline.params.vocabulary)
     return prediction_scores.score_predictions(
         predictions,
         Verifier.load(verifier),
         vocabulary,
         GroundTruth.read(image_manifest, annotated_categories, vocabulary),
-        verifier_baseline,
-        annotation,
+        baseline,
         image_opener(image_folder, image_manifest),
     )
 
@@ -123,19 +125,21 @@ def write_case_study(
     prediction_mentions: pd.DataFrame,
     image_manifest: pd.DataFrame,
     image_folder: ImageFolder,
-    annotation: RewardAnnotationParams,
+    verifier_baseline: dict[str, Any],
     reporting: ReportingParams,
 ) -> str:
     """The paper's Figure 5, as a page."""
     from fisao_pipeline.reporting.case_study import case_study_page, data_uri  # noqa: PLC0415 - slow to import
     from fisao_pipeline.reporting.cases import choose_cases  # noqa: PLC0415
+    from fisao_pipeline.training.annotation import VerifierBaseline  # noqa: PLC0415
 
     cases = choose_cases(predictions, prediction_mentions, reporting.cases)
     open_image = image_opener(image_folder, image_manifest)
     pictures = {case.image_id: data_uri(open_image(case.image_id), reporting.picture_pixels) for case in cases}
     names = dict(zip(image_manifest["image_id"], image_manifest["file_name"], strict=True))
+    rewarded_by = VerifierBaseline.from_dict(verifier_baseline).params
     shown = ("granularity", "rule", "margin", "false_mention_cost", "repeat_penalty", "template", "vocabulary")
-    return case_study_page(cases, pictures, names, {name: str(getattr(annotation, name)) for name in shown})
+    return case_study_page(cases, pictures, names, {name: str(getattr(rewarded_by, name)) for name in shown})
 
 
 def write_figures_page(score_distributions: Figure, reward_quality: Figure, reward_shift: Figure) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from fisao_pipeline.datasets.adapter_folder import AdapterArtifact
 from fisao_pipeline.datasets.image_folder import ImageFolder
-from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
 from fisao_pipeline.pipelines.images import image_opener
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
@@ -48,5 +48,7 @@ def train_policy(
             params=params,
             log_metrics=log_metrics,
         )
-    adapter = AdapterArtifact(config=result.adapter_config, state_dict=result.adapter_state)
+    adapter = AdapterArtifact(
+        config=result.adapter_config, state_dict=result.adapter_state, base_model=identity(policy_backbone)
+    )
     return adapter, result.history, result.rollouts

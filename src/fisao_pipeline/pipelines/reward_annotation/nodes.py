@@ -8,7 +8,7 @@ import pandas as pd
 from plotly.graph_objects import Figure
 
 from fisao_pipeline.datasets.image_folder import ImageFolder
-from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.params import ReportingParams, RewardAnnotationParams
 from fisao_pipeline.pipelines.images import image_opener
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
@@ -35,6 +35,7 @@ def annotate_responses(
         GroundTruth.read(image_manifest, annotated_categories, vocabulary),
         params,
         image_opener(image_folder, image_manifest),
+        identity(verifier),
     )
     return annotation.mentions, annotation.baseline.to_dict(), annotation.token_rewards, annotation.response_scores
 
@@ -43,7 +44,6 @@ def draw_score_distributions(
     object_mentions: pd.DataFrame,
     response_scores: pd.DataFrame,
     verifier_baseline: dict[str, Any],
-    annotation: RewardAnnotationParams,
     reporting: ReportingParams,
 ) -> Figure:
     """The paper's Figure 1; its overlap coefficients go to MLflow."""
@@ -52,13 +52,14 @@ def draw_score_distributions(
     from fisao_pipeline.training.annotation import VerifierBaseline  # noqa: PLC0415
 
     baseline = VerifierBaseline.from_dict(verifier_baseline)
+    rewarded_by = baseline.params
     with metrics_to_active_run("annotation.") as log_metrics:
         log_metrics(figure_1.separations(object_mentions, response_scores, reporting.bins), 0)
     return figure_1.score_distributions_figure(
         object_mentions,
         response_scores,
         baseline.mentions,
-        reward_thresholds(baseline.mentions, annotation.rule, annotation.margin, annotation.false_mention_cost),
+        reward_thresholds(baseline.mentions, rewarded_by.rule, rewarded_by.margin, rewarded_by.false_mention_cost),
         baseline.sentence_mean,
         reporting.bins,
     )
@@ -69,7 +70,7 @@ def draw_reward_quality(
     response_scores: pd.DataFrame,
     token_rewards: pd.DataFrame,
     image_manifest: pd.DataFrame,
-    annotation: RewardAnnotationParams,
+    verifier_baseline: dict[str, Any],
     reporting: ReportingParams,
 ) -> Figure:
     """The paper's Figure 2, where images have reference captions; its correlations go to MLflow."""
@@ -77,10 +78,10 @@ def draw_reward_quality(
     from fisao_pipeline.benchmarks.reference_overlap import IMPLEMENTATION  # noqa: PLC0415
     from fisao_pipeline.benchmarks.reward_quality import reward_correlations, reward_points  # noqa: PLC0415
     from fisao_pipeline.reporting.reward_quality import reward_quality_figure  # noqa: PLC0415
+    from fisao_pipeline.training.annotation import VerifierBaseline  # noqa: PLC0415
 
-    points = reward_points(
-        responses, response_scores, token_rewards, image_manifest, granularity=annotation.granularity
-    )
+    granularity = VerifierBaseline.from_dict(verifier_baseline).params.granularity
+    points = reward_points(responses, response_scores, token_rewards, image_manifest, granularity=granularity)
     settings = BootstrapSettings(reporting.bootstrap_resamples, reporting.confidence, reporting.seed)
     correlations = reward_correlations(points, settings)
     measured = {f"r.{row.reward}.{row.quality}": row.r for row in correlations.dropna(subset="r").itertuples()}
