@@ -131,7 +131,10 @@ class PPOParams(StageParams):
         gt=0, description="Reward units that a value may move in a round; null leaves it free. Used by `gae` only."
     )
     vf_coef: float = Field(ge=0, description="Weight of the value loss; used by `gae` only.")
-    kl_coef: float = Field(ge=0, description="β of the KL penalty in the reward; the first value when adaptive.")
+    kl_penalty: Literal["reward", "loss"] = Field(
+        description="Where the KL to the reference is: taken off each token's reward (k1), or a loss of its own (k2)."
+    )
+    kl_coef: float = Field(ge=0, description="β of the KL penalty; the first value when adaptive.")
     kl_target_nats: float | None = Field(gt=0, description="KL per response to steer β towards; null keeps β fixed.")
     max_round_kl_nats: float | None = Field(gt=0, description="Ends a round early: KL per token to its own start.")
     learning_rate: float = Field(gt=0)
