@@ -92,14 +92,14 @@ def score_predictions(
 ) -> pd.DataFrame:
     """Every object that the two models name in their captions, with the verifier's score and what it would earn."""
     from fisao_pipeline.method.object_spans import ObjectVocabulary  # noqa: PLC0415 - slow to import
-    from fisao_pipeline.models.verifier import Verifier  # noqa: PLC0415
+    from fisao_pipeline.models.verifier import load_verifier  # noqa: PLC0415
     from fisao_pipeline.training import prediction_scores  # noqa: PLC0415
     from fisao_pipeline.training.annotation import GroundTruth  # noqa: PLC0415
 
     vocabulary = ObjectVocabulary.load(annotation.vocabulary)
     return prediction_scores.score_predictions(
         predictions,
-        Verifier.load(verifier),
+        load_verifier(verifier),
         vocabulary,
         GroundTruth.read(image_manifest, annotated_categories, vocabulary),
         verifier_baseline,
