@@ -301,7 +301,10 @@ class TestKLLoss:
         of_token = torch.ones(1, 1, dtype=torch.bool)
         logits = start.clone().requires_grad_()
         k2 = torch.stack(
-            [kl_loss(p.view(1, 1), r.view(1, 1), of_token, kl_coef) for p, r in zip(logits.log_softmax(-1), ref_logprobs, strict=True)]
+            [
+                kl_loss(p.view(1, 1), r.view(1, 1), of_token, kl_coef)
+                for p, r in zip(logits.log_softmax(-1), ref_logprobs, strict=True)
+            ]
         )
         torch.testing.assert_close(expected_gradient(logits, k2), kl_coef * exact, rtol=1e-6, atol=1e-9)
         logits = start.clone().requires_grad_()
@@ -312,7 +315,7 @@ class TestKLLoss:
 
     def test_refuses(self) -> None:
         mask = torch.ones(1, 2, dtype=torch.bool)
-        with pytest.raises(ValueError, match="kl_coef must be at least 0, got -0.1"):
+        with pytest.raises(ValueError, match=r"kl_coef must be at least 0, got -0\.1"):
             kl_loss(torch.zeros(1, 2), torch.zeros(1, 2), mask, -0.1)
         with pytest.raises(ValueError, match="counts no element"):
             kl_loss(torch.zeros(1, 2), torch.zeros(1, 2), ~mask, 0.1)

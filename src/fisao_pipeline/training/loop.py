@@ -57,9 +57,8 @@ class Annotator:
 
     def __call__(self, responses: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Scored mentions and token rewards of responses."""
-        mentions = score_mentions(
-            mention_table(responses, self.vocabulary), self.verifier, self.params, self.open_image
-        )
+        found = mention_table(responses, self.vocabulary, self.params.scored_modifiers)
+        mentions = score_mentions(found, self.verifier, self.params, self.open_image)
         args = (responses, mentions, self.baseline, self.verifier, self.params, self.open_image)
         return mentions, reward_table(*args)
 
