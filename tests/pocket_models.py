@@ -10,7 +10,7 @@ from PIL import Image
 
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.source import ModelSource
-from fisao_pipeline.models.verifier import Verifier
+from fisao_pipeline.models.verifier import DualEncoderVerifier, load_verifier
 from fisao_pipeline.params import LoraParams
 from fisao_pipeline.pocket import builders, language
 from fisao_pipeline.pocket.scenes import CANVAS_PIXELS, Scene, draw_scenes, render_scene
@@ -84,8 +84,8 @@ class PocketWorld:
         torch.manual_seed(seed)
         return Policy.load(self.policy_source, lora=lora)
 
-    def verifier(self) -> Verifier:
-        return Verifier.load(self.verifier_source)
+    def verifier(self) -> DualEncoderVerifier:
+        return load_verifier(self.verifier_source)
 
     def batch(self, policy: Policy, count: int = 6):
         """The first prompts, encoded; they differ in length."""

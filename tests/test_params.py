@@ -45,7 +45,14 @@ def test_every_model_has_its_block():
         for value in vars(params).values()
         if isinstance(value, type) and issubclass(value, params.StageParams) and value is not params.StageParams
     }
-    nested = {params.Arm, params.FixedBaseline, params.LoraParams, params.PPOParams, params.PocketPhase}
+    nested = {
+        params.Arm,
+        params.ContrastParams,
+        params.FixedBaseline,
+        params.LoraParams,
+        params.PPOParams,
+        params.PocketPhase,
+    }
     assert blocks - nested == set(MODELS.values())
 
 
@@ -78,6 +85,11 @@ def test_a_block_never_changes_after_loading(name):
         ("reward_annotation", "template", "no place for the word"),
         ("reward_annotation", "calibration", "guess"),
         ("reward_annotation", "false_mention_cost", 0.5),
+        ("reward_annotation", "granularity", "word"),
+        ("reward_annotation", "phrase_words", 0),
+        ("reward_annotation", "contrast.agreement", 0.5),
+        ("reward_annotation", "contrast.absent_words", 0),
+        ("policy_training", "ppo.kl_penalty", "both"),
         ("policy_training", "rounds", 0),
         ("policy_training", "lora.targets", []),
         ("policy_training", "ppo.clip_range", 1.5),

@@ -73,23 +73,44 @@ class FixedBaseline(StageParams):
         return self
 
 
+class ContrastParams(StageParams):
+    """Which mentions and words ``calibration: contrast`` takes for correct and for hallucinated."""
+
+    agreement: float = Field(
+        gt=0.5, le=1, description="Share of a prompt's samples that name an object for it to count as correct."
+    )
+    absent_words: int = Field(ge=1, le=80, description="Words per image that no sample names; each costs one text.")
+    seed: Seed = Field(description="Of the choice of absent words.")
+
+
 class RewardAnnotationParams(StageParams):
     """From responses to token rewards: what counts as an object, how it is scored and what the score pays."""
 
     vocabulary: str = Field(min_length=1, description="`coco`, `coco+common`, or the path of a vocabulary file.")
     template: str = Field(description="Text around a mention that the verifier scores.")
     score_words: Literal["category", "written"] = Field(
-        description="What stands in the template: the mention's category name, or its words as written."
+        description="What stands in the template for a mention: its category's name, or its words as written."
     )
-    calibration: Literal["annotated", "mixture", "fixed"] = Field(description="Where the baseline comes from.")
+    calibration: Literal["annotated", "mixture", "contrast", "fixed"] = Field(
+        description="Where the baseline comes from."
+    )
+    contrast: ContrastParams
     fixed_baseline: FixedBaseline | None = Field(description="The baseline when calibration is `fixed`.")
     min_mentions: int = Field(ge=2, description="Mentions that a calibration (each of its classes) must rest on.")
-    granularity: Literal["token", "sentence"] = Field(description="Reward per object mention, or one per response.")
+    granularity: Literal["token", "phrase", "sentence"] = Field(
+        description="Reward per object mention scored by name, or with the words that describe it, or one per response."
+    )
+    phrase_words: int = Field(ge=1, le=10, description="Describing words of a mention at most, used by `phrase`.")
     rule: Literal["margin", "midpoint", "posterior"] = Field(description="What a score pays; see docs/method.md.")
     margin: float = Field(ge=0, le=1, description="Margin λ of the rule `margin`, in cosine units.")
     false_mention_cost: float = Field(ge=1, description="Cost c of a false mention in the rule `posterior`.")
     repeat_penalty: float = Field(ge=0, description="Fine for naming a category again; repeats never earn.")
     min_auroc: float = Field(ge=0.5, le=1, description="Below it a warning says that training may do harm.")
+
+    @property
+    def scored_modifiers(self) -> int:
+        """Words before a mention that are scored with it, at most."""
+        return self.phrase_words if self.granularity == "phrase" else 0
 
     @field_validator("template")
     @classmethod
@@ -131,7 +152,10 @@ class PPOParams(StageParams):
         gt=0, description="Reward units that a value may move in a round; null leaves it free. Used by `gae` only."
     )
     vf_coef: float = Field(ge=0, description="Weight of the value loss; used by `gae` only.")
-    kl_coef: float = Field(ge=0, description="β of the KL penalty in the reward; the first value when adaptive.")
+    kl_penalty: Literal["reward", "loss"] = Field(
+        description="Where the KL to the reference is: taken off each token's reward (k1), or a loss of its own (k2)."
+    )
+    kl_coef: float = Field(ge=0, description="β of the KL penalty; the first value when adaptive.")
     kl_target_nats: float | None = Field(gt=0, description="KL per response to steer β towards; null keeps β fixed.")
     max_round_kl_nats: float | None = Field(gt=0, description="Ends a round early: KL per token to its own start.")
     learning_rate: float = Field(gt=0)

@@ -33,6 +33,10 @@ def test_sentence_rewards_are_not_passed_off_as_token_rewards():
     assert found.loc["sentence_reward", "n"].tolist() == [2, 2]
 
 
+def test_rewards_of_phrases_are_rewards_of_tokens():
+    assert points("phrase").equals(points("token"))
+
+
 def test_no_captions_no_rows():
     for captions in (None, [[], [], [], []]):
         empty = points(manifest=MANIFEST.assign(captions=captions))

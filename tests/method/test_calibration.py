@@ -15,7 +15,9 @@ from fisao_pipeline.method.calibration import (
     CalibrationError,
     ClassScores,
     auroc,
+    auroc_of_normals,
     calibrate_annotated,
+    calibrate_contrast,
     calibrate_mixture,
     overlap_coefficient,
     overlap_of_normals,
@@ -129,8 +131,9 @@ class TestOverlap:
             overlap_coefficient(torch.zeros(0), torch.zeros(2))
         with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
             overlap_coefficient(torch.zeros(1), torch.zeros(1), bins=0)
-        with pytest.raises(ValueError, match="std must be positive"):
-            overlap_of_normals(0.1, 0.0)
+        for of_normals in (overlap_of_normals, auroc_of_normals):
+            with pytest.raises(ValueError, match="std must be positive"):
+                of_normals(0.1, 0.0)
         for number in NOT_FINITE:
             with pytest.raises(CalibrationError, match="overlap_coefficient: a score is NaN or infinite"):
                 overlap_coefficient(torch.tensor([number]), torch.zeros(2))
@@ -173,6 +176,17 @@ class TestAnnotated:
         pattern = rf"found {count} {name} mentions and needs {count + 1}.*reward_annotation\.calibration"
         with pytest.raises(CalibrationError, match=pattern):
             calibrate_annotated(scores, correct, min_mentions=count + 1)
+
+    @pytest.mark.parametrize(("correct", "name"), [(True, "hallucinated"), (False, "correct")])
+    def test_refuses_one_class_only(self, correct: bool, name: str) -> None:
+        pattern = rf"reward_annotation: calibration `annotated` found 0 {name} mentions and needs 2 .*min_mentions"
+        with pytest.raises(CalibrationError, match=pattern):
+            calibrate_annotated(self.SCORES, torch.full((5,), correct))
+
+    def test_refuses_no_label_at_all(self) -> None:
+        pattern = r"reward_annotation: .*no labelled mention.*reward_annotation\.calibration to `contrast` or `mixture`"
+        with pytest.raises(CalibrationError, match=pattern):
+            calibrate_annotated(torch.zeros(0), torch.zeros(0, dtype=torch.bool))
 
     def test_refuses_one_mention_by_default_scores_upside_down_and_not_finite(self) -> None:
         with pytest.raises(CalibrationError, match="found 1 hallucinated mentions and needs 2"):
@@ -270,3 +284,85 @@ class TestMixture:
         for number in NOT_FINITE:
             with pytest.raises(CalibrationError, match="`mixture`: a score is NaN or infinite"):
                 calibrate_mixture(torch.cat([scores, torch.tensor([number])]))
+
+
+class TestContrast:
+    AGREED, ABSENT = torch.tensor([0.28, 0.30, 0.32]), torch.tensor([0.08, 0.10, 0.12, 0.10])
+
+    def test_by_hand(self) -> None:
+        own = torch.tensor([0.3] * 6 + [0.1] * 2)
+        baseline = calibrate_contrast(self.AGREED, self.ABSENT, own, min_mentions=2)
+        assert baseline.mode == "contrast"
+        assert (baseline.correct.n, baseline.hallucinated.n) == (3, 4)
+        assert baseline.correct.mean == pytest.approx(0.3)
+        assert baseline.hallucinated.mean == pytest.approx(0.1)
+        assert baseline.correct.std == pytest.approx(math.sqrt(0.0008 / 3), rel=1e-5)
+        assert baseline.hallucinated.std == pytest.approx(math.sqrt(0.0002), rel=1e-5)
+        # Thirteen deviations apart, so that every mention is one or the other: six of eight.
+        assert baseline.mixing_weight == pytest.approx(0.75, abs=1e-6)
+        assert baseline.auroc == pytest.approx(1.0)
+
+    @given(seed=st.integers(0, 2**31), weight=st.floats(0.2, 0.8))
+    @few
+    def test_the_weight_is_a_fixed_point_and_its_components_stay(self, seed: int, weight: float) -> None:
+        scores, _ = planted(seed, weight, 0.28, 0.2, 0.04, 400)
+        agreed, absent = planted(seed + 1, 1, 0.28, 0.2, 0.04, 60)[0], planted(seed + 2, 0, 0.28, 0.2, 0.04, 90)[0]
+        found = calibrate_contrast(agreed, absent, scores, max_steps=20_000, tolerance=1e-12)
+        assert found.correct.mean == pytest.approx(float(agreed.mean()), rel=1e-5)
+        assert found.hallucinated.mean == pytest.approx(float(absent.mean()), rel=1e-5)
+        components = (found.correct.mean, found.hallucinated.mean, found.pooled_std)
+        step, *_ = reference.mixture_step(scores.tolist(), found.mixing_weight, *components)
+        assert step == pytest.approx(found.mixing_weight, abs=1e-6)
+        assert found.auroc == pytest.approx(auroc_of_normals(found.gap, found.pooled_std))
+        order = torch.randperm(400, generator=torch.Generator().manual_seed(seed))
+        turned = calibrate_contrast(agreed.flip(0), absent.flip(0), scores[order], max_steps=20_000, tolerance=1e-12)
+        assert turned.mixing_weight == pytest.approx(found.mixing_weight, abs=1e-5)
+
+    @pytest.mark.parametrize("weight", [0.2, 0.5, 0.8])
+    def test_recovers_a_planted_weight(self, weight: float) -> None:
+        scores, correct = planted(3, weight, 0.3, 0.2, 0.04, 20_000)
+        agreed, absent = planted(4, 1, 0.3, 0.2, 0.04, 5000)[0], planted(5, 0, 0.3, 0.2, 0.04, 5000)[0]
+        found = calibrate_contrast(agreed, absent, scores)
+        assert found.mixing_weight == pytest.approx(weight, abs=0.02)
+        assert found.auroc == pytest.approx(auroc(scores[correct], scores[~correct]), abs=0.01)
+
+    def test_absent_words_that_are_too_easy_raise_the_weight_and_the_auroc(self) -> None:
+        """The bias that the docstring warns of."""
+        scores, _ = planted(3, 0.5, 0.3, 0.2, 0.04, 20_000)
+        agreed = planted(4, 1, 0.3, 0.2, 0.04, 5000)[0]
+        fair, easy = (planted(5, 0, 0.3, low, 0.04, 5000)[0] for low in (0.2, 0.14))
+        honest, biased = calibrate_contrast(agreed, fair, scores), calibrate_contrast(agreed, easy, scores)
+        assert biased.mixing_weight > honest.mixing_weight + 0.03
+        assert biased.auroc > honest.auroc
+        assert biased.midpoint < honest.midpoint
+
+    @pytest.mark.parametrize(("short", "name"), [(0, "agreed mentions"), (1, "absent words"), (2, "mentions")])
+    def test_refuses_too_few(self, short: int, name: str) -> None:
+        sets = [planted(n, w, 0.3, 0.2, 0.04, 20)[0] for n, w in enumerate((1, 0, 0.5))]
+        calibrate_contrast(*sets)
+        sets[short] = sets[short][:19]
+        pattern = rf"reward_annotation: calibration `contrast` found 19 {name} and needs 20 .*min_mentions"
+        with pytest.raises(CalibrationError, match=pattern):
+            calibrate_contrast(*sets)
+
+    def test_refuses_upside_down_one_sided_and_not_finite(self) -> None:
+        agreed, absent, own = (planted(n, w, 0.3, 0.2, 0.01, 40)[0] for n, w in enumerate((1, 0, 0.5)))
+        with pytest.raises(CalibrationError, match="no higher than"):
+            calibrate_contrast(absent, agreed, own)
+        for one_sided, which in ((agreed, "agreed mentions"), (absent, "absent words")):
+            with pytest.raises(CalibrationError, match=f"all 40 mentions score like {which}.*`annotated`"):
+                calibrate_contrast(agreed, absent, one_sided)
+        for place in range(3):
+            for number in NOT_FINITE:
+                sets = [agreed, absent, own]
+                sets[place] = torch.cat([sets[place], torch.tensor([number])])
+                with pytest.raises(CalibrationError, match="`contrast`: a score is NaN or infinite"):
+                    calibrate_contrast(*sets)
+
+
+def test_auroc_of_normals_is_what_many_draws_show() -> None:
+    assert auroc_of_normals(1.0, 1.0) == pytest.approx(0.7602499, rel=1e-6)  # Φ(1/√2)
+    assert auroc_of_normals(0.0, 0.3) == 0.5
+    assert auroc_of_normals(-0.1, 0.1) == pytest.approx(1 - 0.7602499, rel=1e-6)
+    scores, correct = planted(1, 0.5, 0.3, 0.2, 0.1, 200_000)
+    assert auroc(scores[correct], scores[~correct]) == pytest.approx(0.7602, abs=0.004)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.method.batches import Batch, assert_matches, batches, few
 from tests.references import method_float64 as reference
 
-from fisao_pipeline.method.losses import clipped_policy_loss, clipped_value_loss
+from fisao_pipeline.method.kl import kl_estimate
+from fisao_pipeline.method.losses import clipped_policy_loss, clipped_value_loss, kl_loss
 
 CLIP_RANGES = st.sampled_from([0.05, 0.2, 0.5])
 METRICS = ["loss", "ratio_mean", "clip_fraction", "approx_kl"]
@@ -242,3 +243,81 @@ class TestValueLoss:
             arguments[odd] = arguments[odd][:1]
             with pytest.raises((ValueError, TypeError), match=r"same shape: values.*old_values|parameter"):
                 clipped_value_loss(**arguments, clip_range=0.2)
+
+
+def expected_gradient(logits: torch.Tensor, loss_of_token: torch.Tensor) -> torch.Tensor:
+    """E over tokens drawn from the policy of a loss's gradient; the draw is a constant to autograd."""
+    (logits.detach().softmax(-1) * loss_of_token).sum().backward()
+    return logits.grad
+
+
+class TestKLLoss:
+    def test_by_hand(self) -> None:
+        # d = log 2 and −log 2 on the two tokens that count: k2 = ½ (log 2)² each, times β.
+        logprobs = torch.tensor([[0.5, 0.25, 0.9]]).log().requires_grad_()
+        ref_logprobs, mask = torch.tensor([[0.25, 0.5, 0.1]]).log(), torch.tensor([[True, True, False]])
+        loss = kl_loss(logprobs, ref_logprobs, mask, 0.1)
+        assert_matches(loss, 0.1 * 0.2402265)
+        loss.backward()
+        # β d / 2 tokens.
+        assert_matches(logprobs.grad, [[0.05 * math.log(2), -0.05 * math.log(2), 0.0]])
+
+    @given(batch=batches(), kl_coef=st.floats(0, 2))
+    @few
+    def test_reference_order_and_padding(self, batch: Batch, kl_coef: float) -> None:
+        logprobs, ref_logprobs = batch.normal(), batch.normal()
+        each = [
+            reference.kl_estimate(a, b, "k2")
+            for a, b in zip(logprobs[batch.mask].tolist(), ref_logprobs[batch.mask].tolist(), strict=True)
+        ]
+        loss = kl_loss(logprobs, ref_logprobs, batch.mask, kl_coef)
+        assert_matches(loss, kl_coef * sum(each) / len(each))
+        order = batch.order()
+        assert_matches(kl_loss(logprobs[order], ref_logprobs[order], batch.mask[order], kl_coef), loss.item())
+        soiled = batch.soiled(logprobs).requires_grad_()
+        dirty = kl_loss(soiled, batch.soiled(ref_logprobs), batch.mask, kl_coef)
+        assert_matches(dirty, loss.item())
+        dirty.backward()
+        assert torch.isfinite(soiled.grad).all()
+        assert (soiled.grad[~batch.mask] == 0).all()
+
+    @given(seed=st.integers(0, 2**31), kl_coef=st.floats(0.01, 2))
+    @few
+    def test_its_expected_gradient_is_that_of_the_exact_divergence(self, seed: int, kl_coef: float) -> None:
+        """On a small vocabulary, by autograd in float64; that of k3 is the reverse divergence's."""
+        generator = torch.Generator().manual_seed(seed)
+        start, ref_logits = torch.randn(2, 7, generator=generator, dtype=torch.float64)
+        ref_logprobs = ref_logits.log_softmax(-1)
+
+        def divergences(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            logprobs = logits.log_softmax(-1)
+            forward = (logprobs.exp() * (logprobs - ref_logprobs)).sum()
+            return forward, (ref_logprobs.exp() * (ref_logprobs - logprobs)).sum()
+
+        exact, reverse = (
+            torch.autograd.grad(divergences(leaf)[which], leaf)[0]
+            for which, leaf in enumerate(start.clone().requires_grad_() for _ in range(2))
+        )
+        of_token = torch.ones(1, 1, dtype=torch.bool)
+        logits = start.clone().requires_grad_()
+        k2 = torch.stack(
+            [
+                kl_loss(p.view(1, 1), r.view(1, 1), of_token, kl_coef)
+                for p, r in zip(logits.log_softmax(-1), ref_logprobs, strict=True)
+            ]
+        )
+        torch.testing.assert_close(expected_gradient(logits, k2), kl_coef * exact, rtol=1e-6, atol=1e-9)
+        logits = start.clone().requires_grad_()
+        k3 = kl_estimate(logits.log_softmax(-1), ref_logprobs, "k3")
+        found = expected_gradient(logits, k3)
+        torch.testing.assert_close(found, reverse, rtol=1e-6, atol=1e-9)
+        assert (found - exact).abs().max() > 1e-2 * exact.abs().max()
+
+    def test_refuses(self) -> None:
+        mask = torch.ones(1, 2, dtype=torch.bool)
+        with pytest.raises(ValueError, match=r"kl_coef must be at least 0, got -0\.1"):
+            kl_loss(torch.zeros(1, 2), torch.zeros(1, 2), mask, -0.1)
+        with pytest.raises(ValueError, match="counts no element"):
+            kl_loss(torch.zeros(1, 2), torch.zeros(1, 2), ~mask, 0.1)
+        with pytest.raises((ValueError, TypeError), match="ref_logprobs"):
+            kl_loss(torch.zeros(1, 2), torch.zeros(1, 3), mask, 0.1)

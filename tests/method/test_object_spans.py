@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fisao_pipeline.method.object_spans import (
+    PHRASE_BOUNDARIES,
     Mention,
     ObjectVocabulary,
     find_mentions,
     mark_repeats,
     mention_token_spans,
+    modifier_starts,
 )
 from fisao_pipeline.method.vocabulary.plurals import plurals
 
@@ -411,3 +413,89 @@ class TestTokenSpans:
 def test_mark_repeats():
     assert mark_repeats([]) == []
     assert mark_repeats(["dog", "cat", "dog", "dog", "cat", "bus"]) == [False, False, True, True, True, False]
+
+
+def phrases(text: str, max_words: int = 3) -> list[str]:
+    mentions = find_mentions(text, COCO)
+    return [text[s : m.char_end] for s, m in zip(modifier_starts(text, mentions, max_words), mentions, strict=True)]
+
+
+MODIFIERS = st.sampled_from(["two", "red", "Large", "black-and-white", "the", "of", "Holding", "and", "3", "é", "s"])
+PHRASE_TEXTS = st.lists(st.tuples(st.one_of(MODIFIERS, WORDS), GAPS), max_size=14).map(
+    lambda parts: "".join(word + gap for word, gap in parts)
+)
+
+
+class TestModifierStarts:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("There are two red umbrellas.", ["two red umbrellas"]),
+            ("a large brown dog", ["large brown dog"]),
+            ("A large, brown dog", ["brown dog"]),
+            ("Brown dog", ["Brown dog"]),
+            ("dog", ["dog"]),
+            ("a black-and-white dog", ["black-and-white dog"]),
+            ("a black and white dog", ["white dog"]),
+            ("a red double-decker bus", ["red double-decker bus"]),
+            ("the man's hat and the woman\u2019s big dog", ["man", "woman", "big dog"]),
+            ("a man holding three umbrellas", ["man", "three umbrellas"]),
+            ("a young man riding a small brown horse", ["young man", "small brown horse"]),
+            ("a small cat big dog dog", ["small cat", "big dog", "dog"]),
+            ("a group of dogs on two benches", ["dogs", "two benches"]),
+            ("old wooden\ndog", ["dog"]),
+            ("well -- red bus (blue bus) red/bus", ["red bus", "blue bus", "bus"]),
+            ("THE Red  Traffic Light", ["Red  Traffic Light"]),
+            ("no dogs", ["dogs"]),
+            ("a very big old red bus", ["big old red bus"]),
+            ("nothing", []),
+        ],
+    )
+    def test_hand_computed(self, text, expected):
+        assert phrases(text) == expected
+
+    def test_a_compound_counts_as_one_word_and_zero_words_leave_the_name(self):
+        text = "one huge black-and-white dog"
+        assert [phrases(text, n) for n in range(4)] == [
+            ["dog"],
+            ["black-and-white dog"],
+            ["huge black-and-white dog"],
+            [text],
+        ]
+        with pytest.raises(ValueError, match="max_words must be at least 0, got -1"):
+            modifier_starts("dog", [], -1)
+
+    def test_the_closed_list_names_no_object_colour_or_number(self):
+        assert not {word for word in PHRASE_BOUNDARIES if COMMON.canonical(word)}
+        assert not PHRASE_BOUNDARIES & set("red blue green black white brown one two three ten big small".split())
+        assert all(word == word.lower() for word in PHRASE_BOUNDARIES)
+
+    @settings(max_examples=200, deadline=None)
+    @given(PHRASE_TEXTS, st.integers(0, 4))
+    def test_a_phrase_holds_its_mention_and_crosses_neither_another_nor_punctuation(self, text, max_words):
+        mentions = find_mentions(text, COCO)
+        starts = modifier_starts(text, mentions, max_words)
+        end_before = 0
+        for start, mention in zip(starts, mentions, strict=True):
+            assert end_before <= start <= mention.char_start
+            before = text[start : mention.char_start]
+            assert not set(before) & set(",.\n'")
+            assert "--" not in before
+            words = before.split()
+            assert len(words) <= max_words
+            assert not {word.lower() for word in words} & PHRASE_BOUNDARIES
+            assert before == "" or (before[-1].isspace() and not before[0].isspace())
+            end_before = mention.char_end
+
+    @settings(max_examples=200, deadline=None)
+    @given(PHRASE_TEXTS, PHRASE_TEXTS, st.integers(1, 4))
+    def test_text_that_comes_later_changes_nothing(self, text, later, max_words):
+        mentions = find_mentions(text, COCO)
+        starts = modifier_starts(text, mentions, max_words)
+        assert modifier_starts(text + later, mentions, max_words) == starts
+        # A sentence later, the mentions themselves stay too.
+        longer = f"{text}. {later}"
+        both = find_mentions(longer, COCO)
+        assert both[: len(mentions)] == mentions
+        assert modifier_starts(longer, both, max_words)[: len(mentions)] == starts
+        assert all(start > len(text) for start in modifier_starts(longer, both, max_words)[len(mentions) :])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.method.batches import assert_matches, few
 from tests.references import method_float64 as reference
 
-from fisao_pipeline.method.verifier_scores import cosine_scores
+from fisao_pipeline.method.verifier_scores import cosine_scores, max_cosine_scores
 
 
 def pairs(seed: int, count: int = 5, width: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,3 +76,28 @@ def test_refuses_an_embedding_of_length_zero(name: str) -> None:
 def test_refuses_shapes_that_differ(shape: tuple[int, int]) -> None:
     with pytest.raises((ValueError, TypeError), match="text_embeddings"):
         cosine_scores(torch.ones(2, 3), torch.ones(shape))
+
+
+class TestMaxCosine:
+    def test_by_hand(self) -> None:
+        # Cosines of the three queries with (1, 0): 0, 0.8, −1; with (0, 2): 1, 0.6, 0.
+        queries = torch.tensor([[0.0, 3.0], [4.0, 3.0], [-1.0, 0.0]])
+        scores = max_cosine_scores(queries.expand(2, 3, 2), torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+        torch.testing.assert_close(scores, torch.tensor([0.8, 1.0]))
+
+    def test_is_the_best_single_query_whatever_their_order(self) -> None:
+        images, texts = (
+            torch.randn(*shape, generator=torch.Generator().manual_seed(1)) for shape in ((4, 5, 6), (4, 6))
+        )
+        each = torch.stack([cosine_scores(images[:, q], texts) for q in range(5)])
+        torch.testing.assert_close(max_cosine_scores(images, texts), each.amax(dim=0))
+        torch.testing.assert_close(max_cosine_scores(images.flip(1), texts), each.amax(dim=0))
+        torch.testing.assert_close(max_cosine_scores(images[:, :1], texts), each[0])
+
+    def test_refuses(self) -> None:
+        with pytest.raises((ValueError, TypeError), match="text_embeddings"):
+            max_cosine_scores(torch.ones(2, 3, 4), torch.ones(1, 4))
+        with pytest.raises((ValueError, TypeError), match="at least one query"):
+            max_cosine_scores(torch.ones(2, 0, 4), torch.ones(2, 4))
+        with pytest.raises(ValueError, match="length zero"):
+            max_cosine_scores(torch.zeros(1, 2, 3), torch.ones(1, 3))

@@ -1,21 +1,24 @@
 """Cosines of a dual encoder, each text and each picture embedded once."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tests.pocket_models import PocketWorld
 
+from fisao_pipeline.models import verifier as verifier_module
 from fisao_pipeline.models.source import ModelSource
-from fisao_pipeline.models.verifier import Verifier
+from fisao_pipeline.models.verifier import Blip2Verifier, DualEncoderVerifier, load_verifier
 
 TEXTS = ["a photo of a dog", "cat", "a photo of a traffic light"]
 
 
 @pytest.fixture
-def verifier(world) -> Verifier:
+def verifier(world) -> DualEncoderVerifier:
     return world.verifier()
 
 
-def count_forwards(verifier: Verifier, monkeypatch) -> dict[str, list[int]]:
+def count_forwards(verifier: DualEncoderVerifier, monkeypatch) -> dict[str, list[int]]:
     """Sizes of the batches that each tower has seen."""
     seen: dict[str, list[int]] = {"texts": [], "images": []}
     texts, images = verifier.model.get_text_features, verifier.model.get_image_features
@@ -34,7 +37,7 @@ def count_forwards(verifier: Verifier, monkeypatch) -> dict[str, list[int]]:
 
 
 @torch.no_grad()
-def by_hand(world: PocketWorld, verifier: Verifier, image_id: str, text: str) -> float:
+def by_hand(world: PocketWorld, verifier: DualEncoderVerifier, image_id: str, text: str) -> float:
     """The cosine that CLIP's own forward gives for one pair."""
     inputs = verifier.processor(text=[text], images=[world.open_image(image_id)], return_tensors="pt")
     output = verifier.model(**inputs)
@@ -97,4 +100,158 @@ def test_it_never_trains(verifier):
 def test_a_model_without_a_text_tower_is_refused_by_name(world):
     source = ModelSource(str(world.models / "pocket_vlm"), dtype="float32", device="cpu")
     with pytest.raises(ValueError, match=r"pocket_vlm.*LlavaModel.*no text tower.*CLIP or SigLIP"):
-        Verifier.load(source)
+        load_verifier(source)
+
+
+# --- SigLIP --------------------------------------------------------------------------------------------------------
+
+
+def save_siglip(folder):
+    """A random SigLIP with a byte-level tokenizer that keeps capitals, as SigLIP 2's fixed-size checkpoints have."""
+    from transformers import SiglipConfig, SiglipModel, SiglipProcessor
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    from fisao_pipeline.pocket import builders
+
+    tokenizer = builders.build_verifier_processor(["a photo of a dog", "a cat"]).tokenizer
+    tokenizer.backend_tokenizer.normalizer = None
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**small, "vocab_size": len(tokenizer), "max_position_embeddings": 24, "projection_size": 16}
+    torch.manual_seed(0)
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config={**small, "image_size": 32, "patch_size": 16}))
+    size = {"height": 32, "width": 32}
+    processor = SiglipProcessor(image_processor=SiglipImageProcessorPil(size=size), tokenizer=tokenizer)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return ModelSource(str(folder), dtype="float32", device="cpu")
+
+
+@torch.no_grad()
+def test_siglip_scores_lower_cased_texts_padded_to_the_whole_context(world, tmp_path):
+    verifier = load_verifier(save_siglip(tmp_path))
+    assert isinstance(verifier, DualEncoderVerifier)
+    images, texts = ["i00", "i01"], ["a photo of a DOG", "Cat"]
+    scores = verifier.score(images, texts, world.open_image)
+    ids = verifier.processor.tokenizer(
+        [text.lower() for text in texts], padding="max_length", max_length=24, return_tensors="pt"
+    )["input_ids"]
+    assert ids.shape == (2, 24)
+    pixels = verifier.processor.image_processor([world.open_image(i) for i in images], return_tensors="pt")
+    own = verifier.model(input_ids=ids, pixel_values=pixels["pixel_values"])
+    torch.testing.assert_close(scores, (own.image_embeds * own.text_embeds).sum(-1), atol=1e-6, rtol=1e-5)
+    alone = load_verifier(save_siglip(tmp_path)).score(["i01"], ["Cat"], world.open_image)
+    torch.testing.assert_close(alone, scores[1:], atol=1e-6, rtol=1e-5)
+
+
+def test_siglip_counts_texts_beyond_its_context(world, tmp_path):
+    verifier = load_verifier(save_siglip(tmp_path))
+    verifier.score(["i00", "i00"], ["a dog " * 20, "a dog"], world.open_image)
+    assert verifier.truncated_texts == 1
+
+
+# --- BLIP-2 --------------------------------------------------------------------------------------------------------
+
+
+def save_blip2(folder, architecture="Blip2ForImageTextRetrieval"):
+    import transformers
+    from transformers import BertTokenizer, Blip2Config, Blip2Processor
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "of", "dog", "cat", "traffic", "light", "the"]
+    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Blip2Config(
+        vision_config={**small, "image_size": 32, "patch_size": 16},
+        qformer_config={
+            **small,
+            "vocab_size": len(words) + 1,
+            "encoder_hidden_size": 16,
+            "max_position_embeddings": 12,
+            "cross_attention_frequency": 1,
+            "use_qformer_text_input": True,
+        },
+        text_config={
+            "model_type": "opt",
+            "hidden_size": 16,
+            "ffn_dim": 16,
+            "num_hidden_layers": 1,
+            "vocab_size": 20,
+            "num_attention_heads": 2,
+            "word_embed_proj_dim": 16,
+        },
+        num_query_tokens=5,
+        image_text_hidden_size=8,
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, architecture)(config)
+    torch.nn.init.normal_(model.query_tokens)
+    # The default spread is so small that all texts would score alike.
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and name != "query_tokens":
+            torch.nn.init.normal_(parameter, std=0.3)
+    processor = Blip2Processor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer, num_query_tokens=5)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return ModelSource(str(folder), dtype="float32", device="cpu")
+
+
+@torch.no_grad()
+def test_blip2_scores_are_the_models_own_contrastive_output(world, tmp_path):
+    verifier = load_verifier(save_blip2(tmp_path))
+    assert isinstance(verifier, Blip2Verifier)
+    images, texts = ["i00", "i01", "i02"], ["a photo of a dog", "cat", "the traffic light"]
+    pairs = [(image, text) for image in images for text in texts]
+    scores = verifier.score([i for i, _ in pairs], [t for _, t in pairs], world.open_image)
+    tokenizer = verifier.processor.tokenizer
+    own = []
+    for image, text in pairs:
+        pixels = verifier.processor.image_processor([world.open_image(image)], return_tensors="pt")["pixel_values"]
+        encoded = tokenizer([text], return_tensors="pt")
+        output = verifier.model(
+            pixel_values=pixels,
+            input_ids=encoded["input_ids"],
+            attention_mask=encoded["attention_mask"],
+            use_image_text_matching_head=False,
+        )
+        own.append(float(output.logits_per_image))
+    torch.testing.assert_close(scores, torch.tensor(own), atol=1e-5, rtol=1e-4)
+    assert len({round(s, 4) for s in own}) == len(pairs), "a test in which all pairs score alike tells nothing"
+
+
+def test_blip2_embeds_each_picture_and_text_once_and_counts_cuts(world, tmp_path, monkeypatch):
+    verifier = load_verifier(save_blip2(tmp_path))
+    seen = {"_image_embeddings": [], "_text_embeddings": []}
+    for name, sizes in seen.items():
+        real = getattr(verifier, name)
+        monkeypatch.setattr(
+            verifier,
+            name,
+            lambda given, real=real, sizes=sizes: (sizes.append(len(next(iter(given.values())))), real(given))[1],
+        )
+    verifier.score(["i00", "i00", "i01"], ["cat", "a dog", "cat"], world.open_image)
+    verifier.score(["i01"], ["a photo of the dog " * 4], world.open_image)
+    assert seen == {"_image_embeddings": [2], "_text_embeddings": [2, 1]}
+    assert verifier.truncated_texts == 1
+
+
+def test_a_blip2_without_projections_is_refused(tmp_path):
+    config = save_blip2(tmp_path).path_or_id
+    path = Path(config) / "config.json"
+    path.write_text(path.read_text().replace("Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"))
+    with pytest.raises(ValueError, match=r"Blip2ForConditionalGeneration.*without projections.*CLIP or SigLIP"):
+        load_verifier(ModelSource(str(tmp_path), dtype="float32", device="cpu"))
+
+
+# --- the factory ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_verifier_is_refused_before_its_weights_are_read(world, tmp_path):
+    (tmp_path / "config.json").write_text((world.models / "pocket_vlm" / "config.json").read_text())
+    with pytest.raises(ValueError, match=r"LlavaModel.*Blip2ForImageTextRetrieval"):
+        load_verifier(ModelSource(str(tmp_path)))
+
+
+def test_pairs_are_scored_in_parts(world, verifier, monkeypatch):
+    whole = verifier.score(["i00", "i01", "i02"], TEXTS, world.open_image)
+    monkeypatch.setattr(verifier_module, "_PAIRS_AT_ONCE", 2)
+    assert torch.equal(verifier.score(["i00", "i01", "i02"], TEXTS, world.open_image), whole)

@@ -13,7 +13,7 @@ from fisao_pipeline.method.calibration import auroc
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.source import ModelSource
-from fisao_pipeline.models.verifier import Verifier
+from fisao_pipeline.models.verifier import DualEncoderVerifier, load_verifier
 from fisao_pipeline.params import PocketVerifierParams, PocketVLMParams
 from fisao_pipeline.pocket import builders, language, training
 from fisao_pipeline.pocket.scenes import CATEGORIES, draw_scenes, render_scene
@@ -53,7 +53,7 @@ def tiny_models():
     return verifier, *training.train_vlm(verifier, TINY_VLM)
 
 
-def presence_auroc(verifier: Verifier, scenes, template: str) -> float:
+def presence_auroc(verifier: DualEncoderVerifier, scenes, template: str) -> float:
     """How well the cosine tells what is in a picture from what is not, over all categories."""
     pictures = {f"s{n}": render_scene(scene) for n, scene in enumerate(scenes)}
     texts = [template.format(category) for category in CATEGORIES]
@@ -197,7 +197,7 @@ def test_the_shipped_models_are_small():
 
 @shipped
 def test_the_shipped_verifier_tells_what_is_in_a_picture():
-    verifier = Verifier.load(ModelSource(str(SHIPPED / "pocket_verifier"), dtype="float32", device="cpu"))
+    verifier = load_verifier(ModelSource(str(SHIPPED / "pocket_verifier"), dtype="float32", device="cpu"))
     assert presence_auroc(verifier, draw_scenes(200, 987_654), "a photo of a {}") >= 0.95
 
 
@@ -244,9 +244,9 @@ def test_the_recipe_learns(tmp_path):
     params = PocketVerifierParams(scenes=1500, steps=250, batch_size=96, learning_rate=1.5e-3, seed=7)
     verifier, processor = training.train_verifier(params)
     fresh = draw_scenes(60, 987_654)
-    untrained = Verifier(builders.build_verifier(processor), processor)
+    untrained = DualEncoderVerifier(builders.build_verifier(processor), processor)
     assert presence_auroc(untrained, fresh, "a photo of a {}") < 0.65
-    assert presence_auroc(Verifier(verifier, processor), fresh, "a photo of a {}") > 0.7
+    assert presence_auroc(DualEncoderVerifier(verifier, processor), fresh, "a photo of a {}") > 0.7
 
     settings = PocketVLMParams(
         scenes=1500,

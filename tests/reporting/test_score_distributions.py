@@ -1,5 +1,7 @@
 """Figure 1: what is drawn is what the tables hold, with and without labels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -75,8 +77,9 @@ def test_a_dead_zone_has_two_thresholds():
     assert {"costs below", "earns above"} <= set(texts(figure))
 
 
-def test_without_labels_all_mentions_and_the_fitted_densities():
-    figure = drawn(unlabelled(MENTIONS), unlabelled(RESPONSES), MIXTURE)
+@pytest.mark.parametrize("mode", ["mixture", "contrast"])
+def test_without_labels_all_mentions_and_the_fitted_densities(mode):
+    figure = drawn(unlabelled(MENTIONS), unlabelled(RESPONSES), replace(MIXTURE, mode=mode))
     traces = {trace.name: trace for trace in figure.data}
     assert {"all mentions (n = 5)", "all responses (n = 4)"} < set(traces)
     step = traces["both components"].x[1] - traces["both components"].x[0]

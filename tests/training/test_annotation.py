@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from fisao_pipeline.method.calibration import Baseline, CalibrationError, ClassScores
+from fisao_pipeline.method.calibration import Baseline, CalibrationError, ClassScores, overlap_of_normals
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.policy import decode_with_offsets
-from fisao_pipeline.params import FixedBaseline, RewardAnnotationParams
+from fisao_pipeline.params import ContrastParams, FixedBaseline, RewardAnnotationParams
 from fisao_pipeline.training.annotation import (
     MENTION_COLUMNS,
     GroundTruth,
@@ -40,7 +40,9 @@ PARAMS = RewardAnnotationParams(
     calibration="fixed",
     fixed_baseline=FIXED,
     min_mentions=2,
+    contrast=ContrastParams(agreement=0.75, absent_words=2, seed=0),
     granularity="token",
+    phrase_words=3,
     rule="midpoint",
     margin=0.0,
     false_mention_cost=2.0,
@@ -311,6 +313,184 @@ def test_mixture_of_too_few(labelled):
         calibrated(responses, mentions, calibration="mixture", min_mentions=30)
 
 
+class HabitVerifier(StubVerifier):
+    """High scores, by picture, for what is in it; the noise of a word in a picture is always the same."""
+
+    def __init__(self, scores, noise=0.03):
+        super().__init__(scores)
+        self.noise = noise
+
+    def score(self, image_ids, texts, open_image):
+        super().score(image_ids, texts, open_image)
+        pairs = list(zip(image_ids, texts, strict=True))
+        noise = [np.random.default_rng(sum(map(ord, image + text))).normal(0, self.noise) for image, text in pairs]
+        seen = [("dog" in text) == (int(image[1:]) % 2 == 0) for image, text in pairs]
+        return torch.tensor([0.3 * s + 0.1 * (not s) + n for s, n in zip(seen, noise, strict=True)])
+
+
+@pytest.fixture
+def agreeing(responses_of):
+    """Twenty pictures, four samples each: three name what is there, in ten pictures one also what is not."""
+    texts, images, prompts = [], [], []
+    for picture in range(20):
+        there, not_there = ("dog", "cat") if picture % 2 == 0 else ("cat", "dog")
+        third = f"two big {there}s and a {not_there}" if picture >= 10 else f"a {there}"
+        texts += [f"a {there}", f"a {there} here", third, "nothing"]
+        images += [f"i{picture}"] * 4
+        prompts += [f"p{picture}"] * 4
+    return responses_of(texts, image_ids=images).assign(prompt_id=prompts)
+
+
+def contrasted(responses, verifier=None, **changes):
+    params = PARAMS.model_copy(update={"calibration": "contrast", **changes})
+    verifier = verifier or HabitVerifier({})
+    table = mention_table(responses, VOCABULARY, params.scored_modifiers)
+    mentions = label_mentions(score_mentions(table, verifier, params, no_image), NO_TRUTH)
+    return mentions, calibrate(responses, mentions, verifier, params, no_image)
+
+
+def test_contrast_finds_the_classes_without_labels(agreeing, caplog):
+    verifier = HabitVerifier({})
+    with caplog.at_level(logging.INFO, logger="fisao_pipeline"):
+        mentions, found = contrasted(agreeing, verifier, min_mentions=10)
+    assert found.mentions.mode == "contrast"
+    # One agreed word per picture, however many samples; of ten pictures nobody names the other word.
+    assert (found.mentions.correct.n, found.mentions.hallucinated.n) == (20, 10)
+    assert found.mentions.correct.mean == pytest.approx(0.3, abs=0.03)
+    assert found.mentions.hallucinated.mean == pytest.approx(0.1, abs=0.03)
+    assert found.mentions.mixing_weight == pytest.approx(60 / 70, abs=0.03)
+    assert found.rests_on == len(mentions) == 70
+    assert found.auroc_of == "components"
+    assert "Baseline (contrast) of 70 mentions: correct" in caplog.text
+    assert "(n=20)" in caplog.text
+    assert "of the fitted components, not measured" in caplog.text
+    assert not any(record.levelno >= logging.WARNING for record in caplog.records)
+
+
+def test_contrast_reads_its_own_split_only(agreeing):
+    # Of the other split, under the same pictures and prompts: each names what the calibration samples do not.
+    swapped = agreeing.assign(image_id=agreeing["image_id"].iloc[::-1].to_numpy())
+    other = swapped.assign(split="training", response_id="t" + agreeing["response_id"])
+    both = pd.concat([agreeing, other], ignore_index=True)
+    assert contrasted(both, min_mentions=10)[1] == contrasted(agreeing, min_mentions=10)[1]
+
+
+def test_contrast_refuses_one_sample_per_prompt_and_too_few_mentions(agreeing):
+    with pytest.raises(CalibrationError, match=r"response_sampling\.responses_per_prompt"):
+        contrasted(agreeing.iloc[::4])
+    with pytest.raises(CalibrationError, match=r"`contrast` found 10 absent words and needs 15"):
+        contrasted(agreeing, min_mentions=15)
+
+
+def test_contrast_dresses_absent_words_as_the_phrases_are(responses_of):
+    verifier = HabitVerifier({})
+    # The last two pictures are named wrongly, or all mentions would fall to one component.
+    named = ["dog" if (picture % 2 == 0) == (picture < 10) else "cat" for picture in range(12)]
+    texts = [f"a big {name}" for name in named for _ in range(2)]
+    images = [f"i{picture}" for picture in range(12) for _ in range(2)]
+    contrasted(responses_of(texts, image_ids=images).assign(prompt_id=images), verifier, granularity="phrase")
+    # Asked last, before the whole responses: one absent word for each picture.
+    absent = verifier.asked[-36:-24]
+    other = {"dog": "cat", "cat": "dog"}
+    assert dict(absent) == {f"i{n}": f"a photo of a big {other[name]}" for n, name in enumerate(named)}
+
+
+@pytest.mark.parametrize("calibration", ["mixture", "contrast"])
+def test_a_verifier_that_hardly_tells_is_reported_without_labels_too(agreeing, caplog, calibration):
+    verifier = HabitVerifier({}, noise=0.06)
+    with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
+        contrasted(agreeing, verifier, calibration=calibration, min_mentions=10, min_auroc=1.0)
+    assert "hardly tells" in caplog.text
+    assert "of the fitted components, not measured" in caplog.text
+
+
+def test_a_baseline_says_what_it_rests_on(labelled, caplog):
+    responses, mentions = labelled
+    unknown = mentions.head(2).assign(label=pd.Series([None, None], dtype="str"), score=0.25)
+    both = pd.concat([mentions, unknown], ignore_index=True)
+    with caplog.at_level(logging.INFO, logger="fisao_pipeline"):
+        found = calibrated(responses, both, calibration="annotated")
+    assert (found.rests_on, found.auroc_of, found.overlap) == (6, "labels", 0.0)
+    assert found.thresholds == pytest.approx((0.2, 0.2))
+    assert "Baseline (annotated) of 6 mentions" in caplog.text
+    assert "AUROC 1.000, overlap 0.000 (measured on labels)" in caplog.text
+    assert "by the rule `midpoint` a mention costs below 0.200 and earns above 0.200" in caplog.text
+    margin = calibrated(responses, both, calibration="annotated", rule="margin", margin=0.01)
+    assert margin.thresholds == pytest.approx((0.09, 0.31))
+    # Nothing is known of a baseline from parameters.
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="fisao_pipeline"):
+        fixed = calibrated(responses, mentions)
+    assert (fixed.rests_on, fixed.auroc_of, fixed.overlap) == (0, "nothing", None)
+    assert fixed.thresholds == pytest.approx((0.2, 0.2))
+    assert "AUROC and overlap were not measured" in caplog.text
+
+
+def test_the_overlap_of_components_is_that_of_normals(agreeing):
+    for calibration in ("mixture", "contrast"):
+        _, found = contrasted(agreeing, calibration=calibration, min_mentions=10)
+        expected = overlap_of_normals(found.mentions.gap, found.mentions.pooled_std)
+        assert found.overlap == pytest.approx(expected), calibration
+        assert found.rests_on == 70
+
+
+def test_one_class_only_and_no_label_name_stage_and_setting(labelled):
+    responses, mentions = labelled
+    for label in ("correct", "hallucinated"):
+        other = {"correct": "hallucinated", "hallucinated": "correct"}[label]
+        with pytest.raises(CalibrationError, match=rf"reward_annotation.*found 0 {other} mentions.*min_mentions"):
+            calibrated(responses, mentions.assign(label=label), calibration="annotated")
+    none = mentions.assign(label=pd.Series([None] * 6, dtype="str"))
+    with pytest.raises(CalibrationError, match=r"no labelled mention.*reward_annotation\.calibration"):
+        calibrated(responses, none, calibration="annotated")
+
+
+@pytest.mark.parametrize("calibration", ["annotated", "mixture", "contrast"])
+def test_no_mention_names_stage_and_setting(responses_of, calibration):
+    responses = responses_of(["nothing", "at all"]).assign(prompt_id="p")
+    with pytest.raises(CalibrationError, match=r"reward_annotation: none of the 2 .*reward_annotation\.vocabulary"):
+        calibrated(responses, scored(responses, StubVerifier({})), calibration=calibration)
+
+
+# --- phrases -------------------------------------------------------------------------------------------------------
+
+
+PHRASE = PARAMS.model_copy(update={"granularity": "phrase"})
+PHRASE_TEXT = "There are two Red  Umbrellas, a bikes and an old dog."
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("category", ["two red umbrella", "bicycle", "old dog"]), ("written", ["two red umbrellas", "bikes", "old dog"])],
+)
+def test_the_verifier_scores_the_phrase(responses_of, words, expected):
+    verifier, params = StubVerifier({}), PHRASE.model_copy(update={"score_words": words})
+    table = mention_table(responses_of([PHRASE_TEXT]), VOCABULARY, params.scored_modifiers)
+    assert table["modifiers"].tolist() == ["two Red", "", "old"]
+    score_mentions(table, verifier, params, no_image)
+    assert [text for _, text in verifier.asked] == [f"a photo of a {phrase}" for phrase in expected]
+
+
+def test_only_phrases_are_described():
+    assert [PARAMS.model_copy(update={"granularity": g}).scored_modifiers for g in ("token", "phrase", "sentence")] == [
+        0,
+        3,
+        0,
+    ]
+
+
+def test_a_phrases_reward_falls_once_on_its_mentions_last_token(responses_of):
+    texts = {"two red umbrella": 0.3, "old dog": 0.1, "dog": 0.9}
+    verifier = StubVerifier({f"a photo of a {text}": score for text, score in texts.items()})
+    responses = responses_of(["two red umbrellas and an old dog"])
+    done = annotate(responses, verifier, VOCABULARY, NO_TRUTH, PHRASE, no_image)
+    rewards = done.token_rewards.loc[0, "token_rewards"]
+    last = (done.mentions["token_end"] - 1).tolist()
+    assert [place for place, reward in enumerate(rewards) if reward] == last
+    np.testing.assert_allclose([rewards[place] for place in last], [0.5, -0.5], atol=1e-6)
+    assert done.mentions["text"].tolist() == ["umbrellas", "dog"], "spans, labels and repeats are the mentions'"
+
+
 def test_fixed_needs_no_response_and_measures_nothing(responses_of):
     responses = responses_of(["nothing"])
     found = calibrated(responses, scored(responses, StubVerifier({})))
@@ -390,9 +570,10 @@ def test_a_baseline_says_which_settings_it_was_made_with(labelled, responses_of)
 
 def test_a_baseline_of_an_older_version_names_the_command(labelled):
     stored = calibrated(*labelled).to_dict()
-    del stored["settings"]
-    with pytest.raises(ValueError, match="kedro run --pipelines=reward_annotation"):
-        VerifierBaseline.from_dict({**stored, "template": "a photo of a {}"})
+    for missing in ("settings", "thresholds", "rests_on"):
+        older = {name: value for name, value in stored.items() if name != missing}
+        with pytest.raises(ValueError, match=f"does not say its {missing}.*kedro run --pipelines=reward_annotation"):
+            VerifierBaseline.from_dict({**older, "template": "a photo of a {}"})
 
 
 def test_the_settings_are_a_block_again(labelled):

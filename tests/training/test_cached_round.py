@@ -26,7 +26,17 @@ SAMPLING = ResponseSamplingParams(
 STORED = json.loads(json.dumps(ANNOTATION.model_dump(mode="json")))
 CLASSES = {"correct": ClassScores(0.3, 0.05, 0), "hallucinated": ClassScores(0.1, 0.05, 0)}
 BASELINE = VerifierBaseline(
-    Baseline(mode="fixed", mixing_weight=0.5, auroc=None, **CLASSES), 0.2, 0.1, None, 0.0, STORED, "sha256:clip"
+    mentions=Baseline(mode="fixed", mixing_weight=0.5, auroc=None, **CLASSES),
+    rests_on=0,
+    auroc_of="nothing",
+    overlap=None,
+    thresholds=(0.2, 0.2),
+    sentence_mean=0.2,
+    sentence_std=0.1,
+    sentence_auroc=None,
+    sentences_cut=0.0,
+    settings=STORED,
+    verifier="sha256:clip",
 )
 
 

@@ -35,6 +35,7 @@ PPO = {
     "clip_range": 0.2,
     "value_clip_range": None,
     "vf_coef": 0.5,
+    "kl_penalty": "reward",
     "kl_coef": 0.01,
     "kl_target_nats": None,
     "max_round_kl_nats": None,
@@ -147,7 +148,7 @@ def test_every_optimiser_step_is_logged_when_it_is_taken(trained):
     _, result, logged = trained
     steps = [(metrics, step) for metrics, step in logged if "step.policy_loss" in metrics]
     assert [step for _, step in steps] == list(range(1, 33))
-    names = {"policy_loss", "value_loss", "clip_fraction", "approx_kl", "ratio_mean", "grad_norm"}
+    names = {"policy_loss", "value_loss", "kl_loss", "clip_fraction", "approx_kl", "ratio_mean", "grad_norm"}
     assert all(set(metrics) == {f"step.{name}" for name in names} for metrics, _ in steps)
     for index in range(4):
         of_round = [metrics["step.grad_norm"] for metrics, _ in steps[8 * index : 8 * index + 8]]
@@ -239,6 +240,14 @@ def test_without_a_probe_the_last_round_is_kept(world):
 
 
 # --- settings ------------------------------------------------------------------------------------------------------
+
+
+def test_the_kl_weight_follows_its_target_as_a_loss_too(world):
+    _, result = train(world, settings(rounds=3, kl_target_nats=1e-6, kl_penalty="loss", probe_prompts=0))
+    rows = result.history.iloc[1:]
+    assert rows["kl_coef"].tolist() == pytest.approx([0.01, 0.008, 0.0096])
+    assert (rows["kl_penalty"] == 0).all()
+    assert (rows["kl_loss"].iloc[1:] > 0).all()
 
 
 def test_the_kl_weight_follows_its_target(world):

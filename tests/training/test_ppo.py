@@ -24,6 +24,7 @@ PARAMS = PPOParams(
     clip_range=0.2,
     value_clip_range=None,
     vf_coef=0.5,
+    kl_penalty="reward",
     kl_coef=0.1,
     kl_target_nats=None,
     max_round_kl_nats=None,
@@ -83,7 +84,7 @@ def test_before_the_first_step_the_ratio_is_one_and_the_kl_is_zero(world):
     policy = world.policy()
     scored = scored_by(world, policy, roll_out(world, policy))
     assert torch.equal(scored.old_logprobs, scored.ref_logprobs)
-    numbers = rollout_numbers(scored, 0.1)
+    numbers = rollout_numbers(scored)
     assert numbers["kl"] == numbers["kl_k3"] == numbers["kl_penalty"] == 0
     step = one_round(world, policy, scored)
     assert step["ratio_mean"] == pytest.approx(1, abs=1e-6)
@@ -96,7 +97,7 @@ def test_old_logprobs_are_the_samplers(world, policy):
     scored = scored_by(world, policy, rollouts)
     torch.testing.assert_close(scored.old_logprobs, rollouts.sampled_logprobs, atol=1e-4, rtol=0)
     assert (scored.old_logprobs - scored.ref_logprobs).abs().max() > 1e-3, "a trained adapter differs from its base"
-    assert rollout_numbers(scored, 0.1)["logprob_gap"] < 1e-4
+    assert rollout_numbers(scored)["logprob_gap"] < 1e-4
 
 
 @pytest.mark.parametrize("advantage", ["batch", "group", "gae"])
@@ -123,6 +124,18 @@ def test_the_kl_is_taken_off_the_reward(world, policy):
     torch.testing.assert_close(scored.advantages[mask], (expected - expected[mask].mean())[mask])
 
 
+def test_as_a_loss_the_kl_leaves_the_reward_alone(world, policy):
+    rollouts = roll_out(world, policy)
+    ppo = params(normalise_advantages=False, gamma=0.0, kl_coef=0.7, kl_penalty="loss")
+    scored = scored_by(world, policy, rollouts, ppo)
+    torch.testing.assert_close(scored.returns, rollouts.token_rewards)
+    numbers, charged = rollout_numbers(scored), rollout_numbers(scored_by(world, policy, rollouts, params()))
+    assert numbers["kl_penalty"] == 0
+    assert charged["kl_penalty"] == pytest.approx(0.1 * charged["kl"])
+    assert (numbers["kl"], numbers["kl_k3"]) == (charged["kl"], charged["kl_k3"]), "reported whatever is optimised"
+    assert numbers["kl_k3"] > 1e-3
+
+
 def test_a_sampler_that_disagrees_is_reported(world, policy, caplog):
     rollouts = roll_out(world, policy)
     with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
@@ -132,7 +145,7 @@ def test_a_sampler_that_disagrees_is_reported(world, policy, caplog):
     with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
         scored = scored_by(world, policy, tampered)
     assert "differ from the trainer's by up to 0.0500 nats (tolerance 0.0100)" in caplog.text
-    assert rollout_numbers(scored, 0.1)["logprob_gap"] == pytest.approx(0.05, abs=1e-3)
+    assert rollout_numbers(scored)["logprob_gap"] == pytest.approx(0.05, abs=1e-3)
 
 
 def test_responses_of_another_policy_are_refused(world, policy):
@@ -148,7 +161,7 @@ def test_responses_of_another_policy_are_refused(world, policy):
 # --- a step --------------------------------------------------------------------------------------------------------
 
 
-def gradient_and_weights(world, micro, advantage="batch"):
+def gradient_and_weights(world, micro, advantage="batch", kl_penalty="reward"):
     policy = stir(world.policy())
     if advantage == "gae":
         policy.add_value_head()
@@ -158,18 +171,20 @@ def gradient_and_weights(world, micro, advantage="batch"):
         scored.old_logprobs
     )
     scored = replace(scored, old_logprobs=torch.where(scored.rollouts.completion_mask, moved, 0.0))
+    scored = replace(scored, loss_kl_coef=0.5 if kl_penalty == "loss" else 0.0)
     ppo = params(advantage=advantage, micro_batch_size=micro, learning_rate=0.5)
     step = one_round(world, policy, scored, ppo)
     parameters = policy.trainable_parameters()
     return step, [p.grad.clone() for p in parameters], [p.detach().clone() for p in parameters]
 
 
-@pytest.mark.parametrize("advantage", ["batch", "gae"])
-def test_micro_batches_change_neither_gradient_nor_step(world, advantage):
-    whole_step, whole_gradient, whole_weights = gradient_and_weights(world, 8, advantage)
+@pytest.mark.parametrize(("advantage", "kl_penalty"), [("batch", "reward"), ("gae", "reward"), ("batch", "loss")])
+def test_micro_batches_change_neither_gradient_nor_step(world, advantage, kl_penalty):
+    whole_step, whole_gradient, whole_weights = gradient_and_weights(world, 8, advantage, kl_penalty)
+    assert (whole_step["kl_loss"] > 0) == (kl_penalty == "loss")
     assert max(g.abs().max() for g in whole_gradient) > 1e-3
     for micro in (1, 4):
-        step, gradient, weights = gradient_and_weights(world, micro, advantage)
+        step, gradient, weights = gradient_and_weights(world, micro, advantage, kl_penalty)
         for got, expected in zip([*gradient, *weights], [*whole_gradient, *whole_weights], strict=True):
             torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
         for name, value in whole_step.items():
@@ -197,19 +212,42 @@ def test_what_is_behind_the_mask_has_no_gradient(world):
         torch.testing.assert_close(with_junk, plain, atol=1e-6, rtol=1e-5)
 
 
-def test_the_first_step_follows_the_policy_gradient(world):
+@pytest.mark.parametrize("kl_penalty", ["reward", "loss"])
+def test_the_first_step_follows_the_policy_gradient(world, kl_penalty):
     """At ratio 1 the gradient is −mean(A · ∇ log π), computed here without the clipped loss."""
     policy = stir(world.policy())
-    scored = scored_by(world, policy, roll_out(world, policy))
+    scored = scored_by(world, policy, roll_out(world, policy), params(kl_coef=0.7, kl_penalty=kl_penalty))
     rollouts = scored.rollouts
     batch = policy.encode(rollouts.prompts, rollouts.image_ids, world.open_image)
     logprobs, _ = policy.score(batch, rollouts.completion_ids, rollouts.completion_mask, TEMPERATURE)
     parameters = policy.trainable_parameters()
-    objective = -(logprobs * scored.advantages).sum() / rollouts.completion_mask.sum()
+    if kl_penalty == "loss":
+        # E[d ∇ log π] is the KL's gradient; d is a constant in it.
+        pull = 0.7 * (logprobs - scored.ref_logprobs).detach()
+        assert pull.abs().max() > 1e-2
+    else:
+        pull = 0.0
+    objective = (logprobs * (pull - scored.advantages)).sum() / rollouts.completion_mask.sum()
     expected = torch.autograd.grad(objective, parameters)
     one_round(world, policy, scored)
     for parameter, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def weights_after(world, **changes):
+    policy = stir(world.policy())
+    ppo = params(learning_rate=0.05, epochs=2, batch_size=4, micro_batch_size=4, **changes)
+    one_round(world, policy, scored_by(world, policy, roll_out(world, policy), ppo), ppo)
+    return torch.cat([p.detach().flatten() for p in policy.trainable_parameters()])
+
+
+def test_without_weight_both_kl_penalties_take_the_same_steps(world):
+    assert torch.equal(weights_after(world, kl_coef=0.0), weights_after(world, kl_coef=0.0, kl_penalty="loss"))
+    apart = [
+        (weights_after(world, kl_coef=beta) - weights_after(world, kl_coef=beta, kl_penalty="loss")).norm()
+        for beta in (1.0, 1e-2, 1e-4)
+    ]
+    assert apart[0] > 10 * apart[1] > 100 * apart[2] > 0
 
 
 def test_a_step_raises_what_was_better_than_average(world, policy):
@@ -337,7 +375,7 @@ def test_the_learning_rate_falls_linearly(world):
 def test_numbers_of_a_rollout_are_per_response(world, policy):
     rollouts = roll_out(world, policy)
     scored = scored_by(world, policy, rollouts)
-    numbers = rollout_numbers(scored, 0.1)
+    numbers = rollout_numbers(scored)
     assert numbers["token_reward"] == pytest.approx(float(rollouts.token_rewards.sum() / 8), rel=1e-5)
     assert numbers["response_tokens"] == pytest.approx(float(rollouts.completion_mask.sum() / 8))
     gap = scored.old_logprobs - scored.ref_logprobs

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fisao_pipeline.method.object_spans import ObjectVocabulary
-from fisao_pipeline.params import FixedBaseline, RewardAnnotationParams
+from fisao_pipeline.params import ContrastParams, FixedBaseline, RewardAnnotationParams
 from fisao_pipeline.training.annotation import GroundTruth, calibrate
 from fisao_pipeline.training.prediction_scores import PREDICTION_KEYS, score_predictions
 
@@ -18,7 +18,9 @@ PARAMS = RewardAnnotationParams(
         correct_mean=0.3, hallucinated_mean=0.1, std=0.05, mixing_weight=0.5, sentence_mean=0.2, sentence_std=0.1
     ),
     min_mentions=2,
+    contrast=ContrastParams(agreement=0.75, absent_words=2, seed=0),
     granularity="token",
+    phrase_words=3,
     rule="midpoint",
     margin=0.0,
     false_mention_cost=2.0,

@@ -28,14 +28,14 @@ def reward_points(
         token_rewards: Summed per response; with ``granularity`` ``sentence`` they are no rewards of tokens, and the
             column is empty.
         manifest: The ``image_manifest`` with ``captions``.
-        granularity: Of the rewards at hand: ``token`` or ``sentence``.
+        granularity: Of the rewards at hand: ``token``, ``phrase`` or ``sentence``.
     """
     captions = manifest.dropna(subset="captions").set_index("image_id")["captions"]
     captions = captions[captions.map(len) > 0]
     points = responses.merge(response_scores[["response_id", "sentence_score"]], on="response_id")
     points = points[points["image_id"].isin(captions.index)].merge(token_rewards, on="response_id")
     bleu, rouge_l = reference_overlap(points["text"].tolist(), captions.loc[points["image_id"]].tolist())
-    by_token = points["token_rewards"].map(sum) if granularity == "token" else None
+    by_token = points["token_rewards"].map(sum) if granularity != "sentence" else None
     points = points.assign(sentence_reward=points["sentence_score"], token_reward=by_token, bleu=bleu, rouge_l=rouge_l)
     return points[list(POINT_COLUMNS)].reset_index(drop=True)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Mode = Literal["annotated", "mixture", "fixed"]
+Mode = Literal["annotated", "mixture", "contrast", "fixed"]
+# Modes without labels: their AUROC and overlap are those of the two components, no measurement.
+FITTED_MODES: frozenset[Mode] = frozenset({"mixture", "contrast"})
 
 
 class CalibrationError(ValueError):
@@ -32,8 +34,9 @@ class Baseline:
 
     Attributes:
         mode: How it was found.
-        correct: Scores of correct mentions (without labels: of the fitted upper component, n rounded).
-        hallucinated: Scores of hallucinated mentions.
+        correct: Scores of correct mentions (`mixture`: of the fitted upper component, n rounded; `contrast`: of agreed
+            mentions).
+        hallucinated: Scores of hallucinated mentions (`mixture`: of the lower component; `contrast`: of absent words).
         mixing_weight: Prior probability that a mention is correct, in (0, 1).
         auroc: P(score of a correct mention > score of a hallucinated one); without labels that of the fitted
             components; None when fixed.
@@ -140,6 +143,17 @@ def overlap_of_normals(gap: float, std: float) -> float:
     return math.erfc(abs(gap) / std / (2 * math.sqrt(2)))
 
 
+def auroc_of_normals(gap: float, std: float) -> float:
+    """AUROC of two normal densities of one spread, the upper one ``gap`` above the other: Φ(gap / s√2).
+
+    Raises:
+        ValueError: If the spread is not positive.
+    """
+    if not std > 0:
+        raise ValueError(f"auroc_of_normals: std must be positive, got {std}")
+    return 0.5 * math.erfc(-gap / std / 2)
+
+
 def calibrate_annotated(scores: Float[Tensor, " m"], correct: Bool[Tensor, " m"], min_mentions: int = 2) -> Baseline:
     """Baselines from labelled mentions: means, spreads and shares of the two classes.
 
@@ -149,13 +163,20 @@ def calibrate_annotated(scores: Float[Tensor, " m"], correct: Bool[Tensor, " m"]
     Source: FiSAO, section 3.2: captions of COCO images, objects marked correct or hallucinated as CHAIR does.
     """
     _require_finite("calibration `annotated`", scores)
+    if not len(scores):
+        raise CalibrationError(
+            "reward_annotation: calibration `annotated` found no labelled mention: the calibration images are not "
+            "annotated, or no annotation file declares the categories that the responses name. Set "
+            "reward_annotation.calibration to `contrast` or `mixture`, which need no labels"
+        )
     classes = {"correct": scores[correct], "hallucinated": scores[~correct]}
     for name, values in classes.items():
         if len(values) < min_mentions:
             raise CalibrationError(
-                f"calibration `annotated` found {len(values)} {name} mentions and needs {min_mentions}: sample more "
-                "calibration responses (response_sampling.responses_per_prompt, image_ingestion.split_fractions), or "
-                "set reward_annotation.calibration to `mixture` or `fixed`"
+                f"reward_annotation: calibration `annotated` found {len(values)} {name} mentions and needs "
+                f"{min_mentions} (reward_annotation.min_mentions): sample more calibration responses "
+                "(response_sampling.calibration_prompts, image_ingestion.split_fractions), or set "
+                "reward_annotation.calibration to `contrast`, `mixture` or `fixed`"
             )
     means = {k: ClassScores(float(v.mean()), float(v.std(correction=0)), len(v)) for k, v in classes.items()}
     return Baseline(
@@ -187,8 +208,9 @@ def calibrate_mixture(
     _require_finite("calibration `mixture`", scores)
     if len(scores) < min_mentions:
         raise CalibrationError(
-            f"calibration `mixture` found {len(scores)} mentions and needs {min_mentions}: sample more calibration "
-            "responses, or set reward_annotation.calibration to `fixed`"
+            f"reward_annotation: calibration `mixture` found {len(scores)} mentions and needs {min_mentions} "
+            "(reward_annotation.min_mentions): sample more calibration responses "
+            "(response_sampling.calibration_prompts), or set reward_annotation.calibration to `fixed`"
         )
     values = scores.double()
     low, high = torch.quantile(values, torch.tensor([1 / 6, 5 / 6], dtype=torch.float64)).tolist()
@@ -222,5 +244,72 @@ def calibrate_mixture(
         correct=ClassScores(high, std, count),
         hallucinated=ClassScores(low, std, len(scores) - count),
         mixing_weight=weight,
-        auroc=0.5 * math.erfc(-separation / 2),
+        auroc=auroc_of_normals(high - low, std),
     )
+
+
+def calibrate_contrast(
+    agreed: Float[Tensor, " a"],
+    absent: Float[Tensor, " h"],
+    scores: Float[Tensor, " m"],
+    min_mentions: int = 20,
+    max_steps: int = 500,
+    tolerance: float = 1e-7,
+) -> Baseline:
+    """Baselines without any label, from what the policy is sure of and from what it never said of an image.
+
+    μ_cor is the mean score of mentions on which most samples of a prompt agree, μ_hal that of words that no sample of
+    the image names; s pools both spreads. With these two normal components held fixed, the mixing weight is fitted by
+    EM to the scores of all own mentions:
+
+        w ← mean_i P_i,   P_i = w N(S_i; μ_cor, s) / (w N(S_i; μ_cor, s) + (1 − w) N(S_i; μ_hal, s))
+
+    Known bias: absent words are easier than real hallucinations. A policy invents what is habitual in such a scene,
+    which also looks likely to the verifier, so real hallucinations score higher than absent words: μ_hal and the
+    threshold come out too low, and w, AUROC and with them trust in the verifier too high. Mentions that all samples
+    agree on may be wrong as well: a policy's habits do not change from sample to sample, which lowers μ_cor.
+
+    Args:
+        agreed: Scores of agreed mentions.
+        absent: Scores of absent words.
+        scores: Scores of all own mentions, for the mixing weight.
+        min_mentions: Least number of each of the three.
+        max_steps: Of EM.
+        tolerance: EM stops when the weight moves less.
+
+    Raises:
+        CalibrationError: If there are too few of any, one is not finite, μ_cor ≤ μ_hal, or all own mentions fall to one
+            component.
+    """
+    _require_finite("calibration `contrast`", agreed, absent, scores)
+    for name, values in (("agreed mentions", agreed), ("absent words", absent), ("mentions", scores)):
+        if len(values) < min_mentions:
+            raise CalibrationError(
+                f"reward_annotation: calibration `contrast` found {len(values)} {name} and needs {min_mentions} "
+                "(reward_annotation.min_mentions): sample more calibration responses "
+                "(response_sampling.calibration_prompts, response_sampling.responses_per_prompt), change "
+                "reward_annotation.contrast, or set reward_annotation.calibration to `mixture` or `fixed`"
+            )
+    values = scores.double()
+    correct, hallucinated = (
+        ClassScores(float(kept.mean()), float(kept.std(correction=0)), len(kept))
+        for kept in (agreed.double(), absent.double())
+    )
+    baseline = Baseline("contrast", correct, hallucinated, mixing_weight=0.5, auroc=None)
+    # Each mention's log odds of the two densities; the weight's come on top.
+    evidence = baseline.gap / baseline.pooled_std**2 * (values - baseline.midpoint)
+    weight = 0.5
+    for _ in range(max_steps):
+        odds = math.log(weight) - math.log1p(-weight)
+        before, weight = weight, min(max(float(torch.sigmoid(evidence + odds).mean()), 1e-6), 1 - 1e-6)
+        if abs(weight - before) < tolerance:
+            break
+    if min(weight, 1 - weight) * len(values) < 2:
+        which = "agreed mentions" if weight > 0.5 else "absent words"
+        raise CalibrationError(
+            f"reward_annotation: calibration `contrast`: all {len(values)} mentions score like {which} (mixing weight "
+            f"{weight:.4f}), so that one prior would decide alone; set reward_annotation.calibration to `annotated`, "
+            "`mixture` or `fixed`"
+        )
+    fitted_auroc = auroc_of_normals(baseline.gap, baseline.pooled_std)
+    return replace(baseline, mixing_weight=weight, auroc=fitted_auroc)

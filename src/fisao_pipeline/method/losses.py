@@ -1,4 +1,4 @@
-"""PPO's two losses, over completion tokens only."""
+"""PPO's two losses and the KL as a third, over completion tokens only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fisao_pipeline.method.kl import kl_estimate
 from fisao_pipeline.method.masking import masked_mean, require_same_shape
 
 
@@ -90,3 +91,38 @@ def clipped_value_loss(
     error = torch.where(completion_mask, values - returns, 0.0)
     clipped_error = torch.where(completion_mask, clipped - returns, 0.0)
     return 0.5 * masked_mean(torch.maximum(error**2, clipped_error**2), completion_mask)
+
+
+def kl_loss(
+    logprobs: Float[Tensor, "b t"],
+    ref_logprobs: Float[Tensor, "b t"],
+    completion_mask: Bool[Tensor, "b t"],
+    kl_coef: float,
+) -> Float[Tensor, ""]:
+    """KL(π ‖ π_ref) as a term of the loss, a mean over the tokens of the batch, in nats times β.
+
+    loss = β · mean_t k2_t,   k2_t = ½ (log π(y_t) − log π_ref(y_t))²
+
+    Why k2, which is biased as a value: a sampled token is a constant to autograd, so what a loss f(y_t) teaches is
+    E_{y~π}[∇f], not ∇E_{y~π}[f]. The KL of one step is E_π[d] with d = log π − log π_ref, and its gradient
+
+        ∇ Σ_y π d = Σ_y ∇π · d + Σ_y π ∇log π = Σ_y π d ∇log π + ∇ Σ_y π = E_π[d ∇log π].
+
+    k2 has it: ∇ ½d² = d ∇log π. k1 has none: E_π[∇d] = E_π[∇log π] = 0. k3 = exp(−d) − 1 + d has another one:
+    E_π[(1 − π_ref/π) ∇log π] = −Σ_y π_ref ∇log π, that of the reverse divergence KL(π_ref ‖ π).
+
+    It is the gradient of the KL at the prefixes that were sampled, exact for tokens drawn from π itself: at a round's
+    first step, nearly so within PPO's clip range. Unlike a penalty in the reward it does not credit a token with the
+    KL of the tokens after it.
+
+    Raises:
+        ValueError: If shapes differ, β is negative, or no token counts.
+
+    Source: Schulman, "Approximating KL divergence" (2020), for the estimators; the derivation is the one above.
+    """
+    require_same_shape("kl_loss", logprobs=logprobs, ref_logprobs=ref_logprobs, completion_mask=completion_mask)
+    if kl_coef < 0:
+        raise ValueError(f"kl_loss: kl_coef must be at least 0, got {kl_coef}")
+    # Masked before they are squared: behind the square, the gradient at a masked nan would be 0 * nan.
+    logprobs, ref_logprobs = (torch.where(completion_mask, x, 0.0) for x in (logprobs, ref_logprobs))
+    return kl_coef * masked_mean(kl_estimate(logprobs, ref_logprobs, "k2"), completion_mask)

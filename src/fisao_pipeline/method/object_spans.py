@@ -16,10 +16,39 @@ from typing import Any
 
 from fisao_pipeline.method.vocabulary import PHRASE_END, WORD, ObjectVocabulary, word_key
 
-__all__ = ["Mention", "ObjectVocabulary", "find_mentions", "mark_repeats", "mention_token_spans"]
+__all__ = ["Mention", "ObjectVocabulary", "find_mentions", "mark_repeats", "mention_token_spans", "modifier_starts"]
 
 _GAP = re.compile(r"[\s\u200b\-\u2010\u2011]+")
 _HYPHENS = "-\u2010\u2011"
+_BLANKS = re.compile(r"(?:[^\S\r\n]|\u200b)+")
+_APOSTROPHES = "'\u2019"
+# Words that end a phrase, read from its noun to the left; none of them says what the object looks like or how many
+# there are. Closed classes of English, and of the open class of verbs those that captions put before objects.
+_ARTICLES_AND_DETERMINERS = (
+    "a an the this that these those my your his her its our their some any no every each another other both all such "
+    "several many few more most what which whose"
+)
+_PREPOSITIONS = (
+    "about above across after against along alongside amid among around as at atop away before behind below beneath "
+    "beside besides between beyond by down during for from in inside into like near nearby next of off on onto "
+    "opposite out outside over past per through throughout to toward towards under underneath up upon via with within "
+    "without"
+)
+_CONJUNCTIONS_AND_PRONOUNS = (
+    "and or nor but yet so plus if because while where when than then it he she they we you i who there here someone "
+    "something"
+)
+_VERBS_AND_ADVERBS = (
+    "is are was were be been being am has have had having do does did can could may might will would must seem seems "
+    "appear appears see sees show shows showing shown contain contains containing include includes including feature "
+    "features featuring depict depicts depicting hold holds holding carry carries carrying wear wears wearing ride "
+    "rides riding eat eats eating use uses using walk walks walking watch watches watching play plays playing catch "
+    "catches catching throw throws throwing cut cuts cutting surround surrounds surrounding surrounded chase chases "
+    "chasing lead leads leading face faces facing not also only just even still perhaps probably"
+)
+PHRASE_BOUNDARIES = frozenset(
+    " ".join((_ARTICLES_AND_DETERMINERS, _PREPOSITIONS, _CONJUNCTIONS_AND_PRONOUNS, _VERBS_AND_ADVERBS)).split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +166,60 @@ def mark_repeats(categories: Sequence[str]) -> list[bool]:
     seen: set[str] = set()
     # set.add returns None, so each category is recorded after it was looked up.
     return [category in seen or bool(seen.add(category)) for category in categories]  # type: ignore[func-returns-value]
+
+
+def modifier_starts(text: str, mentions: Sequence[Mention], max_words: int) -> list[int]:
+    """Where the phrase around each mention begins: the mention with the words before it that describe it.
+
+    "There are two red umbrellas" → "two red umbrellas"; "a large, brown dog" → "brown dog"; "the man's hat" → "hat".
+    From the mention to the left, word by word, until one of
+
+    - the start of the text, a line break, or anything else but blanks between two words (a comma, an apostrophe);
+    - a word of ``PHRASE_BOUNDARIES``: articles and determiners, prepositions, conjunctions and pronouns, and a short
+      list of verbs and adverbs that captions put before objects;
+    - the mention before it;
+    - ``max_words`` words. A hyphenated compound ("black-and-white dog") is one word and is taken whole.
+
+    A closed list and no parser: a parser is a model of its own to install, fetch and pin, and its result would change
+    with text that comes later, so that a reward would depend on tokens after its own. The price is at the edges: a verb
+    that is not in the list is taken along, and what follows a noun ("a dog with spots") never is.
+
+    Args:
+        text: The text that the mentions were found in.
+        mentions: Its mentions, in order and without overlap, as ``find_mentions`` gives them.
+        max_words: Words before the mention at most; 0 leaves the bare mentions.
+
+    Returns:
+        For each mention the first character of its phrase, at most ``char_start``; text after the mention is not read.
+
+    Raises:
+        ValueError: If ``max_words`` is negative.
+    """
+    if max_words < 0:
+        raise ValueError(f"modifier_starts: max_words must be at least 0, got {max_words}")
+    spans = [match.span() for match in WORD.finditer(text)]
+    ends = [end for _, end in spans]
+    starts, floor = [], 0
+    for mention in mentions:
+        first = bisect_right(ends, mention.char_start)
+        for _ in range(max_words):
+            before = _compound_before(text, spans, first)
+            if before is None or spans[before][0] < floor:
+                break
+            first = before
+        starts.append(spans[first][0])
+        floor = mention.char_end
+    return starts
+
+
+def _compound_before(text: str, spans: list[tuple[int, int]], first: int) -> int | None:
+    """First word of the compound that describes word ``first``; None where a phrase ends."""
+    if first == 0 or not _BLANKS.fullmatch(text, spans[first - 1][1], spans[first][0]):
+        return None
+    before = first - 1
+    while _hyphenated(text, spans, before - 1):
+        before -= 1
+    start, end = spans[before]
+    after_apostrophe = start > 0 and text[start - 1] in _APOSTROPHES
+    is_boundary = before == first - 1 and word_key(text[start:end]) in PHRASE_BOUNDARIES
+    return None if after_apostrophe or is_boundary else before

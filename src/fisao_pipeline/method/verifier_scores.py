@@ -1,4 +1,4 @@
-"""The verifier's score S of an object in an image: a plain cosine between its two embeddings."""
+"""The verifier's score S of an object in an image: the cosine between its two embeddings, or the best of several."""
 
 from __future__ import annotations
 
@@ -35,3 +35,33 @@ def cosine_scores(image_embeddings: Float[Tensor, "m d"], text_embeddings: Float
         if (lengths == 0).any():
             raise ValueError(f"cosine_scores: a row of {name} has length zero")
     return ((image * text).sum(dim=-1) / (image_lengths * text_lengths)).clamp(-1.0, 1.0)
+
+
+def max_cosine_scores(
+    image_embeddings: Float[Tensor, "m q d"], text_embeddings: Float[Tensor, "m d"]
+) -> Float[Tensor, " m"]:
+    """Score each (image, text) pair where an image has several embeddings, one a query: the best of them counts.
+
+    S(v, w) = max_q ⟨N(f_v(v)_q), N(f_t(w))⟩, each cosine as in ``cosine_scores``.
+
+    Args:
+        image_embeddings: f_v(v)_q, the q embeddings of the image of each pair.
+        text_embeddings: f_t(w), one row a pair.
+
+    Returns:
+        Cosines in [-1, 1].
+
+    Raises:
+        ValueError: If the numbers of pairs or the widths differ, there is no query, or an embedding has length zero.
+
+    Source: Li et al., "BLIP-2" (arXiv 2301.12597), section 3.1, image-text contrastive learning.
+    """
+    pairs, queries, width = image_embeddings.shape
+    if (pairs, width) != tuple(text_embeddings.shape) or not queries:
+        raise ValueError(
+            f"max_cosine_scores: image_embeddings {tuple(image_embeddings.shape)} and text_embeddings "
+            f"{tuple(text_embeddings.shape)} must have as many rows, the same width, and at least one query"
+        )
+    repeated = text_embeddings.unsqueeze(1).expand(-1, queries, -1)
+    each = cosine_scores(image_embeddings.flatten(0, 1), repeated.flatten(0, 1))
+    return each.unflatten(0, (pairs, queries)).amax(dim=1)

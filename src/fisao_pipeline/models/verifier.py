@@ -1,27 +1,88 @@
-"""The verifier: an image tower and a text tower in one space, each input embedded once."""
+"""The verifier: what scores words against images. One protocol, an implementation per kind of model, one factory."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModel, PreTrainedModel, ProcessorMixin
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    Blip2ForImageTextRetrieval,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 
-from fisao_pipeline.method.verifier_scores import cosine_scores
+from fisao_pipeline.method.verifier_scores import cosine_scores, max_cosine_scores
 from fisao_pipeline.models.loading import load_pretrained
 from fisao_pipeline.models.prompts import ImageOpener
-from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.models.source import ModelSource, find_model
+
+SUPPORTED = (
+    "a dual encoder such as CLIP or SigLIP, with its text tower, or a BLIP-2 with image and text projections "
+    "(Blip2ForImageTextRetrieval)"
+)
+# They were trained on lower-cased texts padded to the full context, and their text tower reads the padding.
+_SIGLIP = {"siglip", "siglip2"}
+_PAIRS_AT_ONCE = 4096
 
 
-class Verifier:
-    """A dual encoder (CLIP, SigLIP) that scores texts against images by cosine.
+class Verifier(Protocol):
+    """What the reward needs of a verifier.
 
-    Embeddings are float32, kept on the CPU per image id and per text for as long as the verifier lives, so that an
-    image is embedded once whatever the number of its responses and a word once whatever the number of its mentions.
+    Attributes:
+        truncated_texts: How many different texts were longer than the verifier's context so far, and were cut.
     """
+
+    truncated_texts: int
+
+    def score(self, image_ids: Sequence[str], texts: Sequence[str], open_image: ImageOpener) -> Float[Tensor, " m"]:
+        """S of each (image, text) pair, cosines in [-1, 1]."""
+
+
+def load_verifier(source: ModelSource) -> DualEncoderVerifier | Blip2Verifier:
+    """Load the verifier that a model's configuration asks for; nothing is loaded before it is known to be one.
+
+    Raises:
+        ModelNotFoundError: If the source is not on this machine and may not be downloaded.
+        ValueError: If the model cannot score a text against an image; the message says what can.
+    """
+    find_model(source.path_or_id, source.revision, source.allow_download)
+    where = {"revision": source.revision, "local_files_only": not source.allow_download, "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(source.path_or_id, **where)
+    if config.model_type == "blip-2":
+        # Loaded as one, a captioning BLIP-2 would get random projections.
+        if Blip2ForImageTextRetrieval.__name__ not in (config.architectures or []):
+            raise ValueError(
+                f"verifier {source.path_or_id!r} is a BLIP-2 ({', '.join(config.architectures or ['?'])}) without "
+                f"projections into a common space. Use {SUPPORTED}"
+            )
+        return Blip2Verifier(*load_pretrained(Blip2ForImageTextRetrieval, source))
+    model_class = MODEL_MAPPING.get(type(config), None)
+    name = model_class.__name__ if isinstance(model_class, type) else type(config).__name__
+    if not (hasattr(model_class, "get_text_features") and hasattr(model_class, "get_image_features")):
+        raise ValueError(
+            f"verifier {source.path_or_id!r} is a {name}: it has no text tower to score words with. Use {SUPPORTED}"
+        )
+    return DualEncoderVerifier(*load_pretrained(AutoModel, source))
+
+
+class _EmbeddingVerifier(ABC):
+    """Embeds each image id and each text once, for as long as the verifier lives, and scores pairs of embeddings.
+
+    Embeddings are float32 and kept on the CPU, so that an image is embedded once whatever the number of its responses
+    and a word once whatever the number of its mentions.
+    """
+
+    context_tokens: int
+    lower_case = False
+    padding: bool | str = True
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, batch_size: int = 64):
         self.model = model.eval().requires_grad_(False)
@@ -31,52 +92,107 @@ class Verifier:
         self._texts: dict[str, Tensor] = {}
         self.truncated_texts = 0
 
-    @classmethod
-    def load(cls, source: ModelSource) -> Verifier:
-        """Load a dual encoder.
-
-        Raises:
-            ValueError: If the model has no image and text tower with a common space.
-        """
-        model, processor = load_pretrained(AutoModel, source)
-        if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features"):
-            raise ValueError(
-                f"verifier {source.path_or_id!r} is a {type(model).__name__}: it has no text tower to score words "
-                "with. Use a dual encoder such as CLIP or SigLIP"
-            )
-        return cls(model, processor)
-
     def score(self, image_ids: Sequence[str], texts: Sequence[str], open_image: ImageOpener) -> Float[Tensor, " m"]:
         """S of each (image, text) pair, cosines in [-1, 1]."""
         if not texts:
             return torch.zeros(0)
         self.embed_images(image_ids, open_image)
         self.embed_texts(texts)
-        images = torch.stack([self._images[i] for i in image_ids])
-        return cosine_scores(images, torch.stack([self._texts[t] for t in texts]))
+        scores = []
+        # In parts, as an image's embeddings are repeated for each of its mentions.
+        for start in range(0, len(texts), _PAIRS_AT_ONCE):
+            part = slice(start, start + _PAIRS_AT_ONCE)
+            images = torch.stack([self._images[i] for i in image_ids[part]])
+            scores.append(self._cosines(images, torch.stack([self._texts[t] for t in texts[part]])))
+        return torch.cat(scores)
 
     @torch.no_grad()
     def embed_images(self, image_ids: Iterable[str], open_image: ImageOpener) -> None:
         """Embed the images that were not embedded before."""
         for ids in self._batches(image_ids, self._images):
             images: list[Image.Image] = [open_image(i) for i in ids]
-            inputs = self.processor(images=images, return_tensors="pt").to(self.model.device)
-            pixels = inputs["pixel_values"].to(self.model.dtype)
-            embedded = self.model.get_image_features(pixel_values=pixels).pooler_output
-            self._images.update(zip(ids, embedded.float().cpu(), strict=True))
+            inputs = dict(self.processor(images=images, return_tensors="pt").to(self.model.device))
+            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+            self._images.update(zip(ids, self._image_embeddings(inputs).float().cpu(), strict=True))
 
     @torch.no_grad()
     def embed_texts(self, texts: Iterable[str]) -> None:
         """Embed the texts that were not embedded before, cut to the text tower's context; counts what was cut."""
-        tokenizer = self.processor.tokenizer
-        limit = self.model.config.text_config.max_position_embeddings
+        tokenizer, limit = self.processor.tokenizer, self.context_tokens
         for batch in self._batches(texts, self._texts):
-            encoded = tokenizer(batch, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-            self.truncated_texts += sum(len(ids) > limit for ids in tokenizer(batch, verbose=False)["input_ids"])
-            embedded = self.model.get_text_features(**encoded.to(self.model.device)).pooler_output
+            given = [text.lower() for text in batch] if self.lower_case else batch
+            encoded = tokenizer(given, padding=self.padding, truncation=True, max_length=limit, return_tensors="pt")
+            self.truncated_texts += sum(len(ids) > limit for ids in tokenizer(given, verbose=False)["input_ids"])
+            embedded = self._text_embeddings(encoded.to(self.model.device))
             self._texts.update(zip(batch, embedded.float().cpu(), strict=True))
 
     def _batches(self, keys: Iterable[str], known: dict[str, Tensor]) -> Iterable[list[str]]:
         missing = [key for key in dict.fromkeys(keys) if key not in known]
         for start in range(0, len(missing), self.batch_size):
             yield missing[start : start + self.batch_size]
+
+    @abstractmethod
+    def _image_embeddings(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Of a batch that the image processor made; one row an image."""
+
+    @abstractmethod
+    def _text_embeddings(self, encoded: Any) -> Tensor:
+        """Of a batch that the tokenizer made; one row a text."""
+
+    @abstractmethod
+    def _cosines(self, images: Tensor, texts: Tensor) -> Tensor:
+        """S of rows of both."""
+
+
+class DualEncoderVerifier(_EmbeddingVerifier):
+    """A dual encoder (CLIP, SigLIP, SigLIP 2): the cosine of its two towers' embeddings.
+
+    SigLIP gets what it was trained on: lower-cased texts, padded to the whole context, no mask over the padding.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, batch_size: int = 64):
+        super().__init__(model, processor, batch_size)
+        self.context_tokens = model.config.text_config.max_position_embeddings
+        self._siglip = model.config.model_type in _SIGLIP
+        if self._siglip:
+            self.lower_case, self.padding = True, "max_length"
+
+    def _image_embeddings(self, inputs: dict[str, Tensor]) -> Tensor:
+        # All of it: SigLIP 2 with native resolutions needs the shapes and a mask beside the pixels.
+        return self.model.get_image_features(**inputs).pooler_output
+
+    def _text_embeddings(self, encoded: Any) -> Tensor:
+        inputs = {"input_ids": encoded["input_ids"]} if self._siglip else encoded
+        return self.model.get_text_features(**inputs).pooler_output
+
+    def _cosines(self, images: Tensor, texts: Tensor) -> Float[Tensor, " m"]:
+        return cosine_scores(images, texts)
+
+
+class Blip2Verifier(_EmbeddingVerifier):
+    """BLIP-2's image tower and Q-Former (InstructBLIP's ViT-g, whose own checkpoint has no text tower to score words).
+
+    An image has one embedding per query, a text one; S is the best cosine over the queries, which is the model's own
+    image-text contrastive output.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, batch_size: int = 64):
+        super().__init__(model, processor, batch_size)
+        self.context_tokens = model.config.qformer_config.max_position_embeddings
+
+    def _image_embeddings(self, inputs: dict[str, Tensor]) -> Tensor:
+        seen = self.model.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state
+        queries = self.model.query_tokens.expand(len(seen), -1, -1)
+        mask = torch.ones(seen.shape[:-1], dtype=torch.long, device=seen.device)
+        found = self.model.qformer(query_embeds=queries, encoder_hidden_states=seen, encoder_attention_mask=mask)
+        projection = self.model.vision_projection
+        return projection(found.last_hidden_state.to(projection.weight.dtype))
+
+    def _text_embeddings(self, encoded: Any) -> Tensor:
+        words = self.model.embeddings(input_ids=encoded["input_ids"])
+        found = self.model.qformer(query_embeds=words, query_length=0, attention_mask=encoded["attention_mask"])
+        projection = self.model.text_projection
+        return projection(found.last_hidden_state[:, 0].to(projection.weight.dtype))
+
+    def _cosines(self, images: Tensor, texts: Tensor) -> Float[Tensor, " m"]:
+        return max_cosine_scores(images, texts)

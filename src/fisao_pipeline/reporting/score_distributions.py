@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from fisao_pipeline.method.calibration import Baseline, auroc, overlap_coefficient, overlap_of_normals
+from fisao_pipeline.method.calibration import FITTED_MODES, Baseline, auroc, overlap_coefficient, overlap_of_normals
 from fisao_pipeline.reporting.style import (
     CORRECT,
     GREEN,
@@ -109,7 +109,7 @@ def _caption(scores: pd.DataFrame, classes: Iterable[str], bins: int) -> str:
 
 
 def _token_caption(tokens: pd.DataFrame, baseline: Baseline, bins: int) -> str:
-    if separation(tokens, MENTION_CLASSES, bins) or baseline.mode != "mixture":
+    if separation(tokens, MENTION_CLASSES, bins) or baseline.mode not in FITTED_MODES:
         return _caption(tokens, MENTION_CLASSES, bins)
     overlap = overlap_of_normals(baseline.gap, baseline.pooled_std)
     return f"n = {len(tokens)}; fitted, not measured: AUROC {baseline.auroc:.3f}, overlap {overlap:.3f}"
@@ -137,7 +137,7 @@ def _draw_components(figure: go.Figure, tokens: pd.DataFrame, baseline: Baseline
     reach = [*tokens["score"].tolist(), *(c + k * baseline.pooled_std for c in centres for k in (-2.5, 2.5))]
     x = np.linspace(min(reach), max(reach), 201)
     weight, std = baseline.mixing_weight, baseline.pooled_std
-    kind = "fitted" if baseline.mode == "mixture" else "assumed"
+    kind = "fitted" if baseline.mode in FITTED_MODES else "assumed"
     for mean, share, name, colour in (
         (centres[1], weight, f"{kind} component: correct", CORRECT),
         (centres[0], 1 - weight, f"{kind} component: hallucinated", HALLUCINATED),

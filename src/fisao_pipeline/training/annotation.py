@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -14,19 +14,36 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from fisao_pipeline.method.calibration import (
+    FITTED_MODES,
     Baseline,
     CalibrationError,
     ClassScores,
     auroc,
     calibrate_annotated,
+    calibrate_contrast,
     calibrate_mixture,
+    overlap_coefficient,
+    overlap_of_normals,
 )
-from fisao_pipeline.method.object_spans import ObjectVocabulary, find_mentions, mark_repeats, mention_token_spans
-from fisao_pipeline.method.token_rewards import charge_repeats, mention_rewards, place_on_tokens, sentence_rewards
+from fisao_pipeline.method.object_spans import (
+    ObjectVocabulary,
+    find_mentions,
+    mark_repeats,
+    mention_token_spans,
+    modifier_starts,
+)
+from fisao_pipeline.method.token_rewards import (
+    charge_repeats,
+    mention_rewards,
+    place_on_tokens,
+    reward_thresholds,
+    sentence_rewards,
+)
 from fisao_pipeline.method.vocabulary import file_digest
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.verifier import Verifier
 from fisao_pipeline.params import RewardAnnotationParams
+from fisao_pipeline.training.contrast import absent_words, agreed_mentions
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +53,7 @@ MENTION_COLUMNS = {
     "split": "str",
     "category": "str",
     "text": "str",
+    "modifiers": "str",
     "char_start": "int64",
     "char_end": "int64",
     "token_start": "int64",
@@ -49,7 +67,12 @@ class VerifierBaseline:
     """The mentions' baseline, the sentence scores' beside it, and how well both tell correct from hallucinated.
 
     Attributes:
-        mentions: What token rewards are measured against.
+        mentions: What token rewards are measured against, with its AUROC.
+        rests_on: Mentions that it rests on: the labelled ones, or without labels all that were fitted; 0 when fixed.
+        auroc_of: What its AUROC and overlap are of: `labels` (measured), `components` (of the two fitted densities, no
+            measurement) or `nothing`.
+        overlap: Overlap coefficient of the two classes' scores; None when fixed.
+        thresholds: Scores below which a mention costs and above which it earns by the run's rule.
         sentence_mean: Mean score of whole calibration responses, a cosine.
         sentence_std: Their spread.
         sentence_auroc: P(a response without hallucination scores higher than one with), None without labels.
@@ -60,6 +83,10 @@ class VerifierBaseline:
     """
 
     mentions: Baseline
+    rests_on: int
+    auroc_of: Literal["labels", "components", "nothing"]
+    overlap: float | None
+    thresholds: tuple[float, float]
     sentence_mean: float
     sentence_std: float
     sentence_auroc: float | None
@@ -92,16 +119,18 @@ class VerifierBaseline:
         """Inverse of ``to_dict``.
 
         Raises:
-            ValueError: If it was stored by a version that kept no settings.
+            ValueError: If it was stored by a version that kept less.
         """
-        if "settings" not in values:
+        missing = [field.name for field in fields(cls) if field.name not in values]
+        if missing:
             raise ValueError(
-                "verifier_baseline does not say which settings it was made with, it is of an older version: re-run "
+                f"verifier_baseline does not say its {', '.join(missing)}, it is of an older version: re-run "
                 "`kedro run --pipelines=reward_annotation` with the same --env and --params"
             )
         mentions = dict(values["mentions"])
         classes = {name: ClassScores(**mentions.pop(name)) for name in ("correct", "hallucinated")}
-        return cls(**{**values, "mentions": Baseline(**mentions, **classes)})
+        thresholds = tuple(values["thresholds"])
+        return cls(**{**values, "mentions": Baseline(**mentions, **classes), "thresholds": thresholds})
 
 
 @dataclass(frozen=True)
@@ -157,35 +186,46 @@ def annotate(
         CalibrationError: If no baseline can be had.
         ValueError: If a score is NaN or infinite.
     """
-    mentions = score_mentions(mention_table(responses, vocabulary), verifier, params, open_image)
-    mentions = label_mentions(mentions, truth)
+    found = mention_table(responses, vocabulary, params.scored_modifiers)
+    mentions = label_mentions(score_mentions(found, verifier, params, open_image), truth)
     baseline = calibrate(responses, mentions, verifier, params, open_image)
     baseline = replace(baseline, verifier=verifier_identity, vocabulary_digest=file_digest(params.vocabulary))
     rewards = reward_table(responses, mentions, baseline, verifier, params, open_image)
     return Annotation(mentions, baseline, rewards, response_score_table(responses, mentions, verifier, open_image))
 
 
-def mention_table(responses: pd.DataFrame, vocabulary: ObjectVocabulary) -> pd.DataFrame:
-    """Every object mention of every response with its character and token span, in order; no scores yet."""
+def mention_table(responses: pd.DataFrame, vocabulary: ObjectVocabulary, modifiers: int = 0) -> pd.DataFrame:
+    """Every object mention of every response with its character and token span, in order; no scores yet.
+
+    Args:
+        responses: The ``responses`` table.
+        vocabulary: What counts as an object.
+        modifiers: Describing words to keep with a mention, at most.
+    """
     rows = []
     for response in responses.itertuples(index=False):
         mentions = find_mentions(response.text, vocabulary)
         offsets = list(zip(response.token_starts, response.token_ends, strict=True))
         spans = mention_token_spans(offsets, mentions)
         repeats = mark_repeats([m.category for m in mentions])
-        for mention, (start, end), repeated in zip(mentions, spans, repeats, strict=True):
+        phrases = modifier_starts(response.text, mentions, modifiers)
+        for mention, phrase, (start, end), repeated in zip(mentions, phrases, spans, repeats, strict=True):
             place = (mention.char_start, mention.char_end, start, end, repeated)
             who = (response.response_id, response.image_id, response.split)
-            rows.append((*who, mention.category, mention.text, *place))
+            described = " ".join(response.text[phrase : mention.char_start].split())
+            rows.append((*who, mention.category, mention.text, described, *place))
     return pd.DataFrame(rows, columns=list(MENTION_COLUMNS)).astype(MENTION_COLUMNS)
 
 
 def score_mentions(
     mentions: pd.DataFrame, verifier: Verifier, params: RewardAnnotationParams, open_image: ImageOpener
 ) -> pd.DataFrame:
-    """The table with the verifier's ``score`` of each mention."""
+    """The table with the verifier's ``score`` of each mention, its ``modifiers`` before it where there are any."""
     words = mentions["category"] if params.score_words == "category" else mentions["text"].str.lower()
-    texts = [params.template.format(word) for word in words]
+    phrases = (
+        f"{described} {word}".lstrip() for described, word in zip(mentions["modifiers"].str.lower(), words, strict=True)
+    )
+    texts = [params.template.format(phrase) for phrase in phrases]
     scores = verifier.score(mentions["image_id"].tolist(), texts, open_image)
     return mentions.assign(score=scores.double().numpy())
 
@@ -227,24 +267,38 @@ def calibrate(
         CalibrationError: If no baseline can be had; the message names the setting to change.
     """
     if params.calibration == "fixed":
-        return _fixed_baseline(params)
+        result = _fixed_baseline(params)
+        _report(result, params)
+        return result
     chosen = responses[responses["split"] == "calibration"]
     own = mentions[mentions["split"] == "calibration"]
     if own.empty:
         raise CalibrationError(
             f"reward_annotation: none of the {len(chosen)} calibration responses names an object of the vocabulary "
-            f"{params.vocabulary!r}; use another vocabulary (reward_annotation.vocabulary) or calibration `fixed`"
+            f"{params.vocabulary!r}; use another vocabulary (reward_annotation.vocabulary) or set "
+            "reward_annotation.calibration to `fixed`"
         )
-    scores = torch.tensor(own["score"].tolist(), dtype=torch.float64)
+    scores = _score_tensor(own)
     labelled = torch.tensor(own["label"].notna().tolist())
     correct = torch.tensor(own["label"].eq("correct").fillna(False).tolist())
     if params.calibration == "annotated":
         baseline = calibrate_annotated(scores[labelled], correct[labelled], params.min_mentions)
+        overlap = overlap_coefficient(scores[labelled & correct], scores[labelled & ~correct])
     else:
-        baseline = calibrate_mixture(scores, params.min_mentions)
+        if params.calibration == "contrast":
+            agreed = agreed_mentions(chosen, own, params.contrast.agreement)
+            absent = score_mentions(absent_words(chosen, own, params.contrast), verifier, params, open_image)
+            baseline = calibrate_contrast(*(_score_tensor(t) for t in (agreed, absent, own)), params.min_mentions)
+        else:
+            baseline = calibrate_mixture(scores, params.min_mentions)
+        overlap = overlap_of_normals(baseline.gap, baseline.pooled_std)
     sentences, cut = sentence_scores(chosen, verifier, open_image)
     result = VerifierBaseline(
         mentions=baseline,
+        rests_on=int(labelled.sum()) if params.calibration == "annotated" else len(own),
+        auroc_of="components" if baseline.mode in FITTED_MODES else "labels",
+        overlap=overlap,
+        thresholds=_thresholds(baseline, params),
         sentence_mean=float(sentences.mean()),
         sentence_std=float(sentences.std(correction=0)),
         sentence_auroc=_sentence_auroc(chosen, own, sentences),
@@ -290,8 +344,9 @@ def pay_mentions(
     mentions: pd.DataFrame, baseline: VerifierBaseline, params: RewardAnnotationParams
 ) -> Float[Tensor, " m"]:
     """Reward of each row of a table with ``score`` and ``repeated``, repeats charged."""
-    scores = torch.tensor(mentions["score"].tolist(), dtype=torch.float64)
-    paid = mention_rewards(scores, baseline.mentions, params.rule, params.margin, params.false_mention_cost)
+    paid = mention_rewards(
+        _score_tensor(mentions), baseline.mentions, params.rule, params.margin, params.false_mention_cost
+    )
     repeated = torch.tensor(mentions["repeated"].tolist(), dtype=torch.bool)
     return charge_repeats(paid, repeated, params.repeat_penalty)
 
@@ -326,8 +381,25 @@ def _fixed_baseline(params: RewardAnnotationParams) -> VerifierBaseline:
         auroc=None,
     )
     return VerifierBaseline(
-        mentions, fixed.sentence_mean, fixed.sentence_std, None, 0.0, params.model_dump(mode="json")
+        mentions=mentions,
+        rests_on=0,
+        auroc_of="nothing",
+        overlap=None,
+        thresholds=_thresholds(mentions, params),
+        sentence_mean=fixed.sentence_mean,
+        sentence_std=fixed.sentence_std,
+        sentence_auroc=None,
+        sentences_cut=0.0,
+        settings=params.model_dump(mode="json"),
     )
+
+
+def _score_tensor(mentions: pd.DataFrame) -> Float[Tensor, " m"]:
+    return torch.tensor(mentions["score"].tolist(), dtype=torch.float64)
+
+
+def _thresholds(baseline: Baseline, params: RewardAnnotationParams) -> tuple[float, float]:
+    return reward_thresholds(baseline, params.rule, params.margin, params.false_mention_cost)
 
 
 def _sentence_auroc(responses: pd.DataFrame, mentions: pd.DataFrame, scores: Tensor) -> float | None:
@@ -344,22 +416,33 @@ def _sentence_auroc(responses: pd.DataFrame, mentions: pd.DataFrame, scores: Ten
 
 def _report(baseline: VerifierBaseline, params: RewardAnnotationParams) -> None:
     found = baseline.mentions
+    of = {"labels": "measured on labels", "components": "of the fitted components, not measured", "nothing": ""}
+    marked = of[baseline.auroc_of]
+    classes = "; ".join(
+        f"{name} {scores.mean:.3f} ± {scores.std:.3f} (n={scores.n})"
+        for name, scores in (("correct", found.correct), ("hallucinated", found.hallucinated))
+    )
+    low, high = baseline.thresholds
+    separation = (
+        "AUROC and overlap were not measured"
+        if found.auroc is None
+        else f"AUROC {found.auroc:.3f}, overlap {baseline.overlap:.3f} ({marked})"
+    )
     logger.info(
-        "Baseline (%s): correct %.3f ± %.3f (n=%d), hallucinated %.3f ± %.3f (n=%d), AUROC %.3f",
+        "Baseline (%s) of %d mentions: %s; %s; by the rule `%s` a mention costs below %.3f and earns above %.3f.",
         found.mode,
-        found.correct.mean,
-        found.correct.std,
-        found.correct.n,
-        found.hallucinated.mean,
-        found.hallucinated.std,
-        found.hallucinated.n,
-        found.auroc,
+        baseline.rests_on,
+        classes,
+        separation,
+        params.rule,
+        low,
+        high,
     )
     if found.auroc is not None and found.auroc < params.min_auroc:
         logger.warning(
-            "The verifier hardly tells correct from hallucinated mentions (AUROC %.3f < %.2f%s): training on its "
-            "scores may do harm. Try another verifier or reward_annotation.template.",
+            "The verifier hardly tells correct from hallucinated mentions (AUROC %.3f < reward_annotation.min_auroc "
+            "%.2f, %s): training on its scores may do harm. Try another verifier or reward_annotation.template.",
             found.auroc,
             params.min_auroc,
-            "" if found.mode == "annotated" else ", of the fitted components",
+            marked,
         )

@@ -57,9 +57,8 @@ class Annotator:
 
     def __call__(self, responses: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Scored mentions and token rewards of responses."""
-        mentions = score_mentions(
-            mention_table(responses, self.vocabulary), self.verifier, self.params, self.open_image
-        )
+        found = mention_table(responses, self.vocabulary, self.params.scored_modifiers)
+        mentions = score_mentions(found, self.verifier, self.params, self.open_image)
         args = (responses, mentions, self.baseline, self.verifier, self.params, self.open_image)
         return mentions, reward_table(*args)
 
@@ -172,7 +171,7 @@ class PolicyTrainer:
         rate = anneal(self.optimizer, ppo, index, self.params.rounds)
         seed = self.params.seed + 31 * index
         steps = ppo_round(self.policy, self.optimizer, scored, open_image, temperature, ppo, seed, self._step_taken)
-        row = {"round": float(index), **rollout_numbers(scored, self.kl_coef), **steps}
+        row = {"round": float(index), **rollout_numbers(scored), **steps}
         row |= {"learning_rate": rate, "kl_coef": self.kl_coef, "seconds": time.perf_counter() - started}
         row["tokens_per_second"] = row["response_tokens"] * len(rollouts) / row["seconds"]
         if ppo.kl_target_nats is not None:

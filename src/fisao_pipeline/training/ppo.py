@@ -22,7 +22,7 @@ from fisao_pipeline.method.advantages import (
     returns_to_go,
 )
 from fisao_pipeline.method.kl import kl_estimate
-from fisao_pipeline.method.losses import clipped_policy_loss, clipped_value_loss
+from fisao_pipeline.method.losses import clipped_policy_loss, clipped_value_loss, kl_loss
 from fisao_pipeline.method.masking import masked_mean
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
@@ -38,7 +38,11 @@ FOREIGN_GAP_NATS = 1.0
 
 @dataclass(frozen=True)
 class ScoredRollouts:
-    """What one round learns from: rollouts with logprobs, values, advantages and returns, all [b, t]."""
+    """What one round learns from: rollouts with logprobs, values, advantages and returns, all [b, t].
+
+    β of the round is in one of two places, the other is 0: ``reward_kl_coef``, already in advantages and returns, or
+    ``loss_kl_coef``, still to come as a loss.
+    """
 
     rollouts: RolloutBatch
     old_logprobs: Float[Tensor, "b t"]
@@ -46,6 +50,8 @@ class ScoredRollouts:
     old_values: Float[Tensor, "b t"]
     advantages: Float[Tensor, "b t"]
     returns: Float[Tensor, "b t"]
+    reward_kl_coef: float
+    loss_kl_coef: float
 
 
 @torch.no_grad()
@@ -57,7 +63,7 @@ def score_rollouts(
     params: PPOParams,
     kl_coef: float,
 ) -> ScoredRollouts:
-    """Logprobs of policy and reference, KL-penalised rewards, advantages.
+    """Logprobs of policy and reference, rewards (KL-penalised with ``params.kl_penalty`` `reward`), advantages.
 
     Logprobs are computed again with the very code that the update uses, so that the first ratio is 1; a sampler whose
     logprobs differ by more than ``params.logprob_tolerance`` is reported.
@@ -74,7 +80,8 @@ def score_rollouts(
         old[rows, :width], values[rows, :width], ref[rows, :width] = old_part, values_part, ref_part
     mask = rollouts.completion_mask
     _check_sampler(rollouts, old, params.logprob_tolerance)
-    rewards = penalised_rewards(rollouts.token_rewards, old, ref, mask, kl_coef)
+    reward_kl, loss_kl = (kl_coef, 0.0) if params.kl_penalty == "reward" else (0.0, kl_coef)
+    rewards = penalised_rewards(rollouts.token_rewards, old, ref, mask, reward_kl)
     if params.advantage == "gae":
         advantages, returns = gae(rewards, values, mask, params.gamma, params.gae_lambda)
     else:
@@ -84,7 +91,7 @@ def score_rollouts(
         advantages = torch.where(mask, returns - baseline, 0.0)
     if params.normalise_advantages:
         advantages = normalise_advantages(advantages, mask)
-    return ScoredRollouts(rollouts, old, ref, values, advantages, returns)
+    return ScoredRollouts(rollouts, old, ref, values, advantages, returns, reward_kl, loss_kl)
 
 
 def ppo_round(
@@ -110,7 +117,8 @@ def ppo_round(
         on_step: Called after each optimiser step with the numbers of that step.
 
     Returns:
-        Means over the round's steps: policy_loss, value_loss, clip_fraction, approx_kl (nats per token), ratio_mean,
+        Means over the round's steps: policy_loss, value_loss, kl_loss (β times k2, 0 where β is in the reward),
+        clip_fraction, approx_kl (nats per token), ratio_mean,
         grad_norm; updates (steps taken) and stopped_early (0 or 1).
     """
     rng = random.Random(seed)
@@ -179,11 +187,13 @@ def _micro_batch_loss(
     width = part.completion_ids.shape[1]
     mask = part.completion_mask
     logprobs, values = score_part(policy, part, open_image, temperature)
-    old, advantages, returns, old_values = (
-        x[rows][:, :width] for x in (scored.old_logprobs, scored.advantages, scored.returns, scored.old_values)
+    old, ref, advantages, returns, old_values = (
+        x[rows][:, :width]
+        for x in (scored.old_logprobs, scored.ref_logprobs, scored.advantages, scored.returns, scored.old_values)
     )
     policy_loss = clipped_policy_loss(logprobs, old, advantages, mask, params.clip_range)
-    loss, value_loss = policy_loss.loss, 0.0
+    kl_term = kl_loss(logprobs, ref, mask, scored.loss_kl_coef)
+    loss, value_loss = policy_loss.loss + kl_term, 0.0
     if policy.value_head is not None:
         value_range = math.inf if params.value_clip_range is None else params.value_clip_range
         value_term = clipped_value_loss(values, old_values, returns, mask, value_range)
@@ -191,6 +201,7 @@ def _micro_batch_loss(
     return loss, {
         "policy_loss": float(policy_loss.loss.detach()),
         "value_loss": value_loss,
+        "kl_loss": float(kl_term.detach()),
         "clip_fraction": float(policy_loss.clip_fraction),
         "approx_kl": float(policy_loss.approx_kl),
         "ratio_mean": float(policy_loss.ratio_mean),
@@ -220,10 +231,11 @@ def score_part(
     )
 
 
-def rollout_numbers(scored: ScoredRollouts, kl_coef: float) -> dict[str, float]:
+def rollout_numbers(scored: ScoredRollouts) -> dict[str, float]:
     """What a round's rollouts look like: reward and KL per response, length, and the gap to the sampler's logprobs.
 
-    ``kl`` (k1) is the KL that the reward penalises; ``kl_k3`` estimates the same with less noise and is never negative.
+    ``kl`` (k1) and ``kl_k3`` (less noise, never negative) estimate the KL to the reference, whatever is optimised;
+    ``kl_penalty`` is what the reward was charged for it, 0 where the KL is a loss (then see a step's ``kl_loss``).
     """
     mask = scored.rollouts.completion_mask
     per_response = mask.sum() / len(scored.rollouts)
@@ -239,7 +251,7 @@ def rollout_numbers(scored: ScoredRollouts, kl_coef: float) -> dict[str, float]:
     gap = torch.where(mask, scored.old_logprobs - scored.rollouts.sampled_logprobs, 0.0).abs().max()
     return {
         **means,
-        "kl_penalty": kl_coef * means["kl"],
+        "kl_penalty": scored.reward_kl_coef * means["kl"],
         "response_tokens": float(per_response),
         "logprob_gap": float(gap),
     }

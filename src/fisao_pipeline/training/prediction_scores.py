@@ -58,8 +58,8 @@ def score_predictions(
         token_starts=[[start for start, _ in spans] for spans in words],
         token_ends=[[end for _, end in spans] for spans in words],
     )
-    mentions = score_mentions(mention_table(responses, vocabulary), verifier, params, open_image)
-    mentions = label_mentions(mentions, truth)
+    found = mention_table(responses, vocabulary, params.scored_modifiers)
+    mentions = label_mentions(score_mentions(found, verifier, params, open_image), truth)
     mentions["reward"] = pay_mentions(mentions, baseline, params).numpy()
     keys = captions.loc[mentions["response_id"].astype("int64"), PREDICTION_KEYS].reset_index(drop=True)
     kept = mentions.drop(columns=["response_id", "split", "token_start", "token_end"])

@@ -12,7 +12,7 @@ from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.source import ModelSource, identity
-from fisao_pipeline.models.verifier import Verifier
+from fisao_pipeline.models.verifier import load_verifier
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
 from fisao_pipeline.training.annotation import GroundTruth, VerifierBaseline
 from fisao_pipeline.training.cached_round import check_cached_round
@@ -62,7 +62,7 @@ def train_adapter(
     # Before the policy is loaded: the seed decides on the fresh adapter's weights too.
     torch.manual_seed(params.seed)
     vocabulary = ObjectVocabulary.load(annotation.vocabulary)
-    annotator = Annotator(Verifier.load(verifier), vocabulary, stored, annotation, open_image)
+    annotator = Annotator(load_verifier(verifier), vocabulary, stored, annotation, open_image)
     trainer = PolicyTrainer(
         Policy.load(backbone, lora=params.lora),
         annotator,

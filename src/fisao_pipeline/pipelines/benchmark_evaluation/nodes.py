@@ -94,7 +94,7 @@ def score_predictions(
     By the settings that the rewards of the training were made with, which the baseline holds.
     """
     from fisao_pipeline.method.object_spans import ObjectVocabulary  # noqa: PLC0415 - slow to import
-    from fisao_pipeline.models.verifier import Verifier  # noqa: PLC0415
+    from fisao_pipeline.models.verifier import load_verifier  # noqa: PLC0415
     from fisao_pipeline.training import prediction_scores  # noqa: PLC0415
     from fisao_pipeline.training.annotation import GroundTruth, VerifierBaseline  # noqa: PLC0415
 
@@ -102,7 +102,7 @@ def score_predictions(
     vocabulary = ObjectVocabulary.load(baseline.params.vocabulary)
     return prediction_scores.score_predictions(
         predictions,
-        Verifier.load(verifier),
+        load_verifier(verifier),
         vocabulary,
         GroundTruth.read(image_manifest, annotated_categories, vocabulary),
         baseline,

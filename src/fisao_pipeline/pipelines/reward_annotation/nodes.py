@@ -24,13 +24,13 @@ def annotate_responses(
 ) -> tuple[pd.DataFrame, dict[str, Any], pd.DataFrame, pd.DataFrame]:
     """Scored and (where annotations can tell) labelled mentions, the baseline, token rewards, whole-response scores."""
     from fisao_pipeline.method.object_spans import ObjectVocabulary  # noqa: PLC0415
-    from fisao_pipeline.models.verifier import Verifier  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.models.verifier import load_verifier  # noqa: PLC0415 - slow to import
     from fisao_pipeline.training.annotation import GroundTruth, annotate  # noqa: PLC0415
 
     vocabulary = ObjectVocabulary.load(params.vocabulary)
     annotation = annotate(
         responses,
-        Verifier.load(verifier),
+        load_verifier(verifier),
         vocabulary,
         GroundTruth.read(image_manifest, annotated_categories, vocabulary),
         params,
