@@ -16,8 +16,8 @@ _LINE_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 _PREVIEW_CHARACTERS = 2000
 _REMEDY = (
     "Files of the pocket world are written by `kedro run --pipelines=pocket_world --tags=scenes` with the same "
-    "--env; for files of your own set `filepath` of this entry in conf/<env>/catalog.yml (`filepath: null` where you "
-    "have none)."
+    "--env; for files of your own set `filepath` of this entry in conf/<env>/catalog.yml "
+    "(`filepath: null` where you have none)."
 )
 
 
