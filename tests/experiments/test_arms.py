@@ -73,7 +73,7 @@ def test_a_nested_block_may_be_set_as_a_whole(base):
     ("key", "value", "says"),
     [
         ("policy_training.ppo.kl_ceof", 0.1, "did you mean 'kl_coef'"),
-        ("policy_training.kl_coef", 0.1, "'policy_training' has rounds, lora, ppo"),
+        ("policy_training.kl_coef", 0.1, "'policy_training' has rounds, trainer, lora, ppo"),
         ("policy_trainig.ppo.kl_coef", 0.1, "did you mean 'policy_training'"),
         ("policy_training", {}, "there is no parameter 'policy_training'"),
         ("image_ingestion.seed", 1, "an arm may set parameters of response_sampling, reward_annotation"),
