@@ -99,6 +99,12 @@ def test_every_pair_is_seen_once_an_epoch(world):
     assert row["dpo_loss"] == pytest.approx(sum(step["dpo_loss"] for step in steps) / 4)
 
 
+def test_a_step_forgets_the_gradient_of_the_one_before(world):
+    """The policy hardly moves: the same pairs have the same gradient in both epochs."""
+    _, (first, second) = learn(world, world.policy(), epochs=2, learning_rate=1e-9)
+    assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-3)
+
+
 def test_a_round_without_a_pair_says_so_and_moves_nothing(world, caplog):
     policy = stir(world.policy())
     before = [p.detach().clone() for p in policy.trainable_parameters()]
