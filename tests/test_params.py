@@ -45,14 +45,8 @@ def test_every_model_has_its_block():
         for value in vars(params).values()
         if isinstance(value, type) and issubclass(value, params.StageParams) and value is not params.StageParams
     }
-    nested = {
-        params.Arm,
-        params.ContrastParams,
-        params.FixedBaseline,
-        params.LoraParams,
-        params.PPOParams,
-        params.PocketPhase,
-    }
+    trainers = {params.OptimiserParams, params.PPOParams, params.DPOParams, params.RejectionSamplingParams}
+    nested = {params.Arm, params.ContrastParams, params.FixedBaseline, params.LoraParams, params.PocketPhase} | trainers
     assert blocks - nested == set(MODELS.values())
 
 
@@ -95,6 +89,14 @@ def test_a_block_never_changes_after_loading(name):
         ("policy_training", "ppo.clip_range", 1.5),
         ("policy_training", "ppo.micro_batch_size", 7),
         ("policy_training", "ppo.kl_target_nats", 0),
+        ("policy_training", "trainer", "grpo"),
+        ("policy_training", "dpo.beta", 0),
+        ("policy_training", "dpo.ranked_by", "chance"),
+        ("policy_training", "dpo.pairs_per_prompt", 0),
+        ("policy_training", "dpo.min_gap", -0.1),
+        ("policy_training", "dpo.micro_batch_size", 7),
+        ("policy_training", "rejection_sampling.min_gap", -0.1),
+        ("policy_training", "rejection_sampling.batch_size", 0),
         ("benchmark_evaluation", "confidence", 1.0),
         ("pocket_verifier", "batch_size", 10_000_000),
         ("pocket_vlm", "phases", []),

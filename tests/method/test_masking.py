@@ -6,7 +6,7 @@ from hypothesis import given
 from tests.method.batches import Batch, assert_matches, batches, few
 from tests.references import method_float64 as reference
 
-from fisao_pipeline.method.masking import masked_mean, masked_std, require_same_shape
+from fisao_pipeline.method.masking import masked_mean, masked_row_means, masked_std, require_same_shape
 
 VALUES = torch.tensor([[1.0, 2.0], [6.0, 100.0]])
 MASK = torch.tensor([[True, True], [True, False]])
@@ -72,3 +72,21 @@ def test_require_same_shape_names_function_arguments_and_shapes() -> None:
     require_same_shape("f", a=torch.zeros(2, 3), b=torch.ones(2, 3))
     with pytest.raises(ValueError, match=r"^f: .*a \(2, 3\), b \(3, 2\)$"):
         require_same_shape("f", a=torch.zeros(2, 3), b=torch.zeros(3, 2))
+
+
+class TestRowMeans:
+    def test_by_hand(self) -> None:
+        assert masked_row_means(VALUES, MASK).tolist() == [1.5, 6.0]
+
+    @given(batch=batches())
+    @few
+    def test_each_row_is_its_own_masked_mean_whatever_is_masked(self, batch: Batch) -> None:
+        values = batch.normal()
+        expected = [reference.masked_mean([r], [m]) for r, m in zip(values.tolist(), batch.mask, strict=True)]
+        assert_matches(masked_row_means(batch.soiled(values), batch.mask), expected)
+
+    def test_refuses(self) -> None:
+        with pytest.raises(ValueError, match=r"masked_row_means.*counts no element of row 1"):
+            masked_row_means(VALUES, torch.tensor([[True, True], [False, False]]))
+        with pytest.raises((ValueError, TypeError), match=r"must have the same shape|parameter"):
+            masked_row_means(VALUES, MASK[:, :1])

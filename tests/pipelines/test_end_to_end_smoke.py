@@ -197,6 +197,27 @@ def test_the_same_seed_gives_the_same_adapter(smoke, default_run):
     assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({"trainer": "dpo"}, "pairs"),
+        ({"trainer": "dpo", "dpo": {"ranked_by": "annotations"}}, "pairs"),
+        ({"trainer": "rejection_sampling"}, "chosen"),
+    ],
+)
+def test_the_comparison_trainers_start_from_the_same_first_round(smoke, default_run, changes, count):
+    smoke.run("policy_training")
+    by_ppo = smoke.table("training_history")
+    tracked = smoke.tracked(smoke.run("policy_training", policy_training=changes))
+    history = smoke.table("training_history")
+    for same in ("token_reward", "response_tokens", "sampled_tokens"):
+        assert history.loc[1, same] == pytest.approx(by_ppo.loc[1, same]), same
+    assert (history["sampled_tokens"].diff().iloc[1:] > 0).all()
+    assert history.loc[1, count] > 0
+    assert tracked.data.params["policy_training.trainer"] == changes["trainer"]
+    assert tracked.data.metrics[f"training.{count}"] == history[count].iloc[-1]
+
+
 def test_training_on_rewards_of_other_settings_is_refused(smoke, default_run):
     before = smoke.versions("policy_adapter", "06_models")
     message = (
@@ -209,6 +230,7 @@ def test_training_on_rewards_of_other_settings_is_refused(smoke, default_run):
 
 def test_the_evaluation_shows_what_the_policy_was_trained_on(smoke, default_run):
     """Whatever the parameters say by then."""
+    smoke.run("benchmark_evaluation")
     before = smoke.table("prediction_mentions")
     smoke.run("benchmark_evaluation", reward_annotation={"false_mention_cost": 3.0, "template": "no {} at all"})
     pd.testing.assert_frame_equal(smoke.table("prediction_mentions"), before)

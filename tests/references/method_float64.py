@@ -216,3 +216,16 @@ def mention_reward(
     std = math.sqrt(squares / (correct[2] + hallucinated[2]))
     probability = bayes(score, mixing_weight, correct[0], hallucinated[0], std)
     return probability * 1 - cost * (1 - probability)
+
+
+def dpo_loss(chosen: Row, rejected: Row, ref_chosen: Row, ref_rejected: Row, beta: float) -> dict[str, float]:
+    """−log of the Bradley-Terry probability that y_w beats y_l, with rewards β log(π / π_ref); mean over pairs."""
+    losses, margins = [], []
+    for w, lo, ref_w, ref_lo in zip(chosen, rejected, ref_chosen, ref_rejected, strict=True):
+        better, worse = beta * (w - ref_w), beta * (lo - ref_lo)
+        top = max(better, worse)
+        losses.append(top + math.log(math.exp(better - top) + math.exp(worse - top)) - better)
+        margins.append(better - worse)
+    n = len(margins)
+    wins = sum(margin > 0 for margin in margins)
+    return {"loss": math.fsum(losses) / n, "reward_margin": math.fsum(margins) / n, "accuracy": wins / n}

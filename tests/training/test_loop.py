@@ -11,7 +11,7 @@ from tests.pocket_models import LORA, PocketWorld, favour
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.source import ModelSource, identity
-from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams
+from fisao_pipeline.params import OptimiserParams, PolicyTrainingParams, ResponseSamplingParams
 from fisao_pipeline.training.annotation import GroundTruth, mention_table
 from fisao_pipeline.training.loop import PolicyTrainer, probe_numbers
 from fisao_pipeline.training.run import train_adapter
@@ -48,11 +48,16 @@ PPO = {
     "micro_batch_size": 12,
     "logprob_tolerance": 0.01,
 }
+STEPS = {name: PPO[name] for name in OptimiserParams.model_fields}
+DPO = {"beta": 0.1, "ranked_by": "rewards", "pairs_per_prompt": 2, "min_gap": 0.0, "length_normalised": False, **STEPS}
 
 
-def settings(rounds=2, probe_prompts=2, keep="best", seed=0, **ppo) -> PolicyTrainingParams:
+def settings(rounds=2, probe_prompts=2, keep="best", seed=0, trainer="ppo", **changes) -> PolicyTrainingParams:
+    """The changes are the trainer's."""
+    blocks = {"ppo": PPO, "dpo": DPO, "rejection_sampling": {"min_gap": 0.0, **STEPS}}
+    blocks[trainer] = {**blocks[trainer], **changes}
     return PolicyTrainingParams(
-        rounds=rounds, lora=LORA, ppo={**PPO, **ppo}, probe_prompts=probe_prompts, keep=keep, seed=seed
+        rounds=rounds, trainer=trainer, lora=LORA, **blocks, probe_prompts=probe_prompts, keep=keep, seed=seed
     )
 
 
@@ -62,6 +67,8 @@ NO_TRUTH = GroundTruth({}, frozenset())
 
 class ToyAnnotator:
     """Pays one for every occurrence of one token."""
+
+    vocabulary = VOCABULARY
 
     def __init__(self, world: PocketWorld):
         self.open_image = world.open_image
@@ -268,6 +275,51 @@ def test_every_kind_of_advantage_learns(world, advantage):
     assert rounds.loc[2] > 1.5 * base
 
 
+@pytest.mark.parametrize(
+    ("trainer", "numbers"),
+    [("dpo", {"dpo_loss", "reward_margin", "accuracy"}), ("rejection_sampling", {"sft_loss"})],
+)
+def test_the_comparison_trainers_learn_in_the_same_loop(world, trainer, numbers):
+    logged: list[dict] = []
+    params = settings(rounds=3, keep="last", trainer=trainer, epochs=4)
+    _, result = train(world, params, lambda metrics, step: logged.append(metrics))
+    rounds = result.rollouts.groupby("round")["token_rewards"].apply(share_of_paid_tokens)
+    base = result.history.loc[1, "token_reward"] / 8
+    assert rounds.loc[2] > 1.5 * base
+    shared = {"token_reward", "kl", "kl_k3", "response_tokens", "sampled_tokens", "learning_rate", "probe_reward"}
+    assert shared | numbers | {"updates"} <= set(result.history)
+    steps = [set(metrics) for metrics in logged if any(name.startswith("step.") for name in metrics)]
+    assert len(steps) == result.history["updates"].sum()
+    assert all(step == {f"step.{name}" for name in numbers | {"grad_norm"}} for step in steps)
+    assert all(math.isfinite(value) for metrics in logged for value in metrics.values())
+
+
+def test_without_anything_to_prefer_the_loop_goes_on(world, monkeypatch, caplog):
+    monkeypatch.setattr(ToyAnnotator, "__call__", pays_nothing)
+    with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
+        trainer, result = train(world, settings(trainer="dpo", keep="last"))
+    assert [f"Round {index} has no pair" in caplog.text for index in (0, 1)] == [True, True]
+    assert trainer.updates == 0
+    assert result.history["round"].tolist() == [-1, 0, 1]
+    assert all((t == 0).all() for name, t in result.adapter_state.items() if "lora_B" in name)
+
+
+def pays_nothing(self, responses):
+    rewards = [[0.0] * len(row) for row in responses["token_ids"]]
+    table = pd.DataFrame({"response_id": responses["response_id"], "token_rewards": rewards})
+    return mention_table(responses, VOCABULARY), table
+
+
+def test_sampled_tokens_add_up(trained):
+    """So that trainers can be compared at the same budget; probes do not count."""
+    _, result, _ = trained
+    later = result.rollouts.groupby("round")["token_ids"].apply(lambda rows: sum(map(len, rows)))
+    counted = result.history["sampled_tokens"]
+    assert counted.iloc[0] == 0
+    assert counted.diff().iloc[2:].tolist() == later.tolist()
+    assert counted.iloc[1] == 48 * result.history["response_tokens"].iloc[1]
+
+
 def test_a_round_that_moves_too_far_stops(world):
     _, result = train(world, settings(rounds=1, max_round_kl_nats=1e-5, epochs=10, probe_prompts=0))
     assert result.history.loc[1, "stopped_early"] == 1
@@ -451,5 +503,30 @@ def test_a_first_round_of_other_settings_is_refused_before_a_model_is_loaded(wor
             sampling=SAMPLING.model_copy(update={"temperature": 0.5}),
             annotation=ANNOTATION.model_copy(update={"margin": 0.2}),
             params=settings(),
+            log_metrics=lambda metrics, step: None,
+        )
+
+
+def test_a_trainer_that_cannot_learn_is_refused_before_a_model_is_loaded(world):
+    from tests.training.test_annotation import PARAMS as ANNOTATION
+
+    from fisao_pipeline.training.annotation import annotate
+
+    responses, _ = first_round(world, world.policy(lora=None))
+    done = annotate(responses, world.verifier(), VOCABULARY, NO_TRUTH, ANNOTATION, world.open_image)
+    with pytest.raises(ValueError, match=r"ranked_by `annotations` needs annotated training images, and none of the"):
+        train_adapter(
+            responses=responses,
+            token_rewards=done.token_rewards,
+            prompts=world.prompts,
+            manifest=world.manifest.assign(objects=None),
+            annotated_categories=["dog"],
+            open_image=world.open_image,
+            baseline=done.baseline.to_dict(),
+            backbone=None,
+            verifier=None,
+            sampling=SAMPLING,
+            annotation=ANNOTATION,
+            params=settings(trainer="dpo", ranked_by="annotations"),
             log_metrics=lambda metrics, step: None,
         )

@@ -43,3 +43,17 @@ def masked_std(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) ->
     # Masked before it is squared: behind the square, the gradient at a masked nan would be 0 * nan.
     deviation = torch.where(mask, values - masked_mean(values, mask), 0.0)
     return masked_mean(deviation**2, mask).sqrt()
+
+
+def masked_row_means(values: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, " b"]:
+    """Mean of each row of ``values`` where ``mask`` is True.
+
+    Raises:
+        ValueError: If the shapes differ or the mask counts nothing in some row.
+    """
+    require_same_shape("masked_row_means", values=values, mask=mask)
+    counts = mask.sum(dim=1)
+    if (counts == 0).any():
+        row = int((counts == 0).float().argmax())
+        raise ValueError(f"masked_row_means: the mask of shape {tuple(mask.shape)} counts no element of row {row}")
+    return torch.where(mask, values, 0.0).sum(dim=1) / counts

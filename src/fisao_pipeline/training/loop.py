@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fisao_pipeline.method.kl import adapted_kl_coef
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
@@ -30,9 +29,11 @@ from fisao_pipeline.training.annotation import (
     reward_table,
     score_mentions,
 )
-from fisao_pipeline.training.ppo import anneal, ppo_round, rollout_numbers, score_rollouts
-from fisao_pipeline.training.rollouts import build_rollouts
+from fisao_pipeline.training.learning import RoundData
+from fisao_pipeline.training.ranking import Judge
+from fisao_pipeline.training.rollouts import build_rollouts, nonempty_responses
 from fisao_pipeline.training.sampling import RESPONSE_COLUMNS, round_prompts, sample_responses
+from fisao_pipeline.training.trainers import make_learner
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class _Kept:
 
 
 class PolicyTrainer:
-    """Token-level PPO on one policy: rounds of sample, annotate, score, step, probe."""
+    """Rounds of sample, annotate, score, step, probe on one policy; the trainer of the parameters takes the steps."""
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class PolicyTrainer:
         truth: GroundTruth,
         log_metrics: LogMetrics,
     ):
-        """Prepare the optimiser; nothing is sampled yet.
+        """Prepare the trainer; nothing is sampled yet.
 
         Args:
             policy: Backbone with a trainable adapter.
@@ -112,13 +113,10 @@ class PolicyTrainer:
         self.training_prompts = prompts[prompts["split"] == "training"]
         probe = prompts[prompts["split"] == "probe"]
         self.probe_prompts = seeded_choice(probe, "prompt_id", params.probe_prompts, PROBE_SEED)
-        if params.ppo.advantage == "gae":
-            policy.add_value_head()
-        self.optimizer = torch.optim.AdamW(
-            policy.trainable_parameters(), lr=params.ppo.learning_rate, weight_decay=params.ppo.weight_decay
-        )
-        self.kl_coef = params.ppo.kl_coef
+        judge = Judge(annotator.vocabulary, truth)
+        self.learner = make_learner(policy, annotator.open_image, sampling.temperature, params, judge)
         self.updates = 0
+        self.sampled_tokens = 0
         self.history: list[dict[str, float]] = []
         self.later_rollouts: list[pd.DataFrame] = []
 
@@ -133,7 +131,7 @@ class PolicyTrainer:
         before = self.probe()
         self.log_metrics(before, 0)
         kept = _Kept(-1, before.get("probe_score", -math.inf), self.policy.adapter_state())
-        rounds = tqdm(range(self.params.rounds), desc="PPO rounds", unit="round")
+        rounds = tqdm(range(self.params.rounds), desc="rounds", unit="round")
         for index in rounds:
             row = self.round(index, first_responses, first_rewards)
             self.history.append(row)
@@ -148,14 +146,13 @@ class PolicyTrainer:
                 "training_history, and at the verifier's AUROC in verifier_baseline."
             )
         logger.info("Kept the adapter of round %d of %d.", kept.round_index, self.params.rounds - 1)
-        history = pd.DataFrame([{"round": -1.0, **before}, *self.history])
+        history = pd.DataFrame([{"round": -1.0, "sampled_tokens": 0.0, **before}, *self.history])
         history["kept"] = history["round"] == kept.round_index
         return TrainingResult(*kept.state, history=history, rollouts=_concatenated(self.later_rollouts))
 
     def round(self, index: int, first_responses: pd.DataFrame, first_rewards: pd.DataFrame) -> dict[str, float]:
         """One round; returns its history row."""
         started = time.perf_counter()
-        open_image, temperature = self.annotator.open_image, self.sampling.temperature
         # 1. Sample and 2. annotate; round 0 did both in the stages before.
         if index == 0:
             responses, rewards = first_responses[first_responses["split"] == "training"], first_rewards
@@ -163,19 +160,14 @@ class PolicyTrainer:
             responses, rewards = self._fresh_rollouts(index)
         if responses.empty:
             raise ValueError("policy_training: responses hold no training split; re-run response_sampling")
+        responses = nonempty_responses(responses)
         rollouts = build_rollouts(responses, self.prompts, rewards, self.policy.device)
-        # 3. Score under policy and reference.
-        ppo = self.params.ppo
-        scored = score_rollouts(self.policy, rollouts, open_image, temperature, ppo, self.kl_coef)
-        # 4. PPO steps.
-        rate = anneal(self.optimizer, ppo, index, self.params.rounds)
-        seed = self.params.seed + 31 * index
-        steps = ppo_round(self.policy, self.optimizer, scored, open_image, temperature, ppo, seed, self._step_taken)
-        row = {"round": float(index), **rollout_numbers(scored), **steps}
-        row |= {"learning_rate": rate, "kl_coef": self.kl_coef, "seconds": time.perf_counter() - started}
-        row["tokens_per_second"] = row["response_tokens"] * len(rollouts) / row["seconds"]
-        if ppo.kl_target_nats is not None:
-            self.kl_coef = adapted_kl_coef(self.kl_coef, row["kl"], ppo.kl_target_nats, horizon=1.0, step=1.0)
+        # 3. Score under policy and reference, and 4. take the trainer's steps.
+        data = RoundData(index, self.params.seed + 31 * index, responses, rollouts)
+        row = {"round": float(index), **self.learner.learn(data, self._step_taken)}
+        tokens, seconds = int(rollouts.completion_mask.sum()), time.perf_counter() - started
+        self.sampled_tokens += tokens
+        row |= {"sampled_tokens": float(self.sampled_tokens), "seconds": seconds, "tokens_per_second": tokens / seconds}
         # 5. Probe.
         return {**row, **self.probe()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections.abc import Callable
@@ -21,19 +20,21 @@ from fisao_pipeline.method.advantages import (
     penalised_rewards,
     returns_to_go,
 )
-from fisao_pipeline.method.kl import kl_estimate
+from fisao_pipeline.method.kl import adapted_kl_coef
 from fisao_pipeline.method.losses import clipped_policy_loss, clipped_value_loss, kl_loss
-from fisao_pipeline.method.masking import masked_mean
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import PPOParams
+from fisao_pipeline.training.learning import RoundData, StepTaken, adapter_optimizer, anneal, clipped_step
 from fisao_pipeline.training.rollouts import RolloutBatch
 from fisao_pipeline.training.sampling import batched
-
-logger = logging.getLogger(__name__)
-
-# Mean over tokens; no precision explains as much, so the responses are not this policy's.
-FOREIGN_GAP_NATS = 1.0
+from fisao_pipeline.training.scoring import (
+    check_sampler,
+    micro_batches,
+    recomputed_logprobs,
+    sampled_numbers,
+    score_part,
+)
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,9 @@ def score_rollouts(
     Raises:
         ValueError: If they differ by more than ``FOREIGN_GAP_NATS`` in the mean: the responses are another policy's.
     """
-    old, ref, values = (torch.zeros_like(rollouts.sampled_logprobs) for _ in range(3))
-    for rows in micro_batches(rollouts, rollouts.groups, params.micro_batch_size):
-        part = rollouts.rows(rows)
-        old_part, values_part = score_part(policy, part, open_image, temperature)
-        ref_part, _ = score_part(policy, part, open_image, temperature, reference=True)
-        width = part.completion_ids.shape[1]
-        old[rows, :width], values[rows, :width], ref[rows, :width] = old_part, values_part, ref_part
+    old, ref, values = recomputed_logprobs(policy, rollouts, open_image, temperature, params.micro_batch_size)
     mask = rollouts.completion_mask
-    _check_sampler(rollouts, old, params.logprob_tolerance)
+    check_sampler(rollouts, old, params.logprob_tolerance)
     reward_kl, loss_kl = (kl_coef, 0.0) if params.kl_penalty == "reward" else (0.0, kl_coef)
     rewards = penalised_rewards(rollouts.token_rewards, old, ref, mask, reward_kl)
     if params.advantage == "gae":
@@ -165,14 +160,8 @@ def _update(
         (loss * tokens / total).backward()
         for key, value in numbers.items():
             sums[key] = sums.get(key, 0.0) + value * tokens / total
-    norm = torch.nn.utils.clip_grad_norm_(policy.trainable_parameters(), params.max_grad_norm)
-    if not torch.isfinite(norm):
-        raise FloatingPointError(
-            "policy_training: the gradient is NaN or infinite; lower policy_training.ppo.learning_rate, or load the "
-            "backbone in float32"
-        )
-    optimizer.step()
-    return {**sums, "grad_norm": float(norm)}
+    norm = clipped_step(policy, optimizer, params.max_grad_norm, "ppo")
+    return {**sums, "grad_norm": norm}
 
 
 def _micro_batch_loss(
@@ -208,77 +197,43 @@ def _micro_batch_loss(
     }
 
 
-def micro_batches(rollouts: RolloutBatch, groups: list[range], size: int) -> list[list[int]]:
-    """Rows of whole groups, about ``size`` at a time, groups of similar length together: less is padding then."""
-    lengths = rollouts.completion_mask.sum(dim=1).tolist()
-    ordered = sorted(groups, key=lambda group: sum(lengths[row] for row in group))
-    batches: list[list[int]] = []
-    for group in ordered:
-        if not batches or len(batches[-1]) + len(group) > size:
-            batches.append([])
-        batches[-1] += group
-    return batches
-
-
-def score_part(
-    policy: Policy, part: RolloutBatch, open_image: ImageOpener, temperature: float, reference: bool = False
-) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
-    """Logprobs and values of some rollouts; those of one prompt share its computation."""
-    texts, image_ids, prompt_of_row = part.unique_prompts()
-    prompts = policy.encode(texts, image_ids, open_image)
-    return policy.score(
-        prompts, part.completion_ids, part.completion_mask, temperature, reference, prompt_of_row=prompt_of_row
-    )
-
-
 def rollout_numbers(scored: ScoredRollouts) -> dict[str, float]:
-    """What a round's rollouts look like: reward and KL per response, length, and the gap to the sampler's logprobs.
+    """``scoring.sampled_numbers`` of a round's rollouts, and ``kl_penalty``.
 
-    ``kl`` (k1) and ``kl_k3`` (less noise, never negative) estimate the KL to the reference, whatever is optimised;
-    ``kl_penalty`` is what the reward was charged for it, 0 where the KL is a loss (then see a step's ``kl_loss``).
+    That is what the reward was charged for the KL (k1), 0 where the KL is a loss (then see a step's ``kl_loss``).
     """
-    mask = scored.rollouts.completion_mask
-    per_response = mask.sum() / len(scored.rollouts)
-    means = {
-        name: float(masked_mean(values, mask) * per_response)
-        for name, values in {
-            "token_reward": scored.rollouts.token_rewards,
-            "kl": kl_estimate(scored.old_logprobs, scored.ref_logprobs, "k1"),
-            "kl_k3": kl_estimate(scored.old_logprobs, scored.ref_logprobs, "k3"),
-            "entropy_estimate": -scored.old_logprobs,
-        }.items()
-    }
-    gap = torch.where(mask, scored.old_logprobs - scored.rollouts.sampled_logprobs, 0.0).abs().max()
-    return {
-        **means,
-        "kl_penalty": scored.reward_kl_coef * means["kl"],
-        "response_tokens": float(per_response),
-        "logprob_gap": float(gap),
-    }
+    numbers = sampled_numbers(scored.rollouts, scored.old_logprobs, scored.ref_logprobs)
+    return {**numbers, "kl_penalty": scored.reward_kl_coef * numbers["kl"]}
 
 
-def _check_sampler(rollouts: RolloutBatch, old_logprobs: Tensor, tolerance: float) -> None:
-    gaps = torch.where(rollouts.completion_mask, old_logprobs - rollouts.sampled_logprobs, 0.0).abs()
-    mean, gap = float(masked_mean(gaps, rollouts.completion_mask)), gaps.max()
-    if mean > FOREIGN_GAP_NATS:
-        raise ValueError(
-            f"policy_training: the sampler's logprobs differ from the trainer's by {mean:.2f} nats in the mean over "
-            "tokens: the responses are not this policy's. Make them anew with `kedro run "
-            "--pipelines=response_sampling,reward_annotation,policy_training`"
-        )
-    if gap > tolerance:
-        logger.warning(
-            "The sampler's logprobs differ from the trainer's by up to %.4f nats (tolerance %.4f): the responses "
-            "come from another policy, or the two compute in different precision.",
-            float(gap),
-            tolerance,
-        )
+class PPOLearner:
+    """Token-level PPO as a ``training.learning.Learner``: the method."""
 
+    def __init__(self, policy: Policy, open_image: ImageOpener, temperature: float, params: PPOParams, rounds: int):
+        """Give the policy a value head where advantages need one, and prepare the optimiser.
 
-def anneal(optimizer: torch.optim.Optimizer, params: PPOParams, round_index: int, rounds: int) -> float:
-    """Set and return the round's learning rate: linear from ``learning_rate`` to ``anneal_to`` of it."""
-    share = round_index / max(1, rounds - 1)
-    rate = params.learning_rate * (1 - share * (1 - params.anneal_to))
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    return rate
+        Args:
+            policy: The model with a trainable adapter.
+            open_image: Gives the RGB picture of an id.
+            temperature: Divides the logits, as in sampling.
+            params: Advantages, losses, optimiser.
+            rounds: Of the whole run, for the learning rate's course.
+        """
+        if params.advantage == "gae":
+            policy.add_value_head()
+        self.policy, self.open_image, self.temperature, self.params = policy, open_image, temperature, params
+        self.rounds = rounds
+        self.optimizer = adapter_optimizer(policy, params)
+        self.kl_coef = params.kl_coef
+
+    def learn(self, data: RoundData, on_step: StepTaken) -> dict[str, float]:
+        """Score under policy and reference, take PPO steps, and steer the KL weight where it has a target."""
+        fixed = (self.open_image, self.temperature, self.params)
+        scored = score_rollouts(self.policy, data.rollouts, *fixed, self.kl_coef)
+        rate = anneal(self.optimizer, self.params, data.index, self.rounds)
+        steps = ppo_round(self.policy, self.optimizer, scored, *fixed, data.seed, on_step)
+        row = {**rollout_numbers(scored), **steps, "learning_rate": rate, "kl_coef": self.kl_coef}
+        target = self.params.kl_target_nats
+        if target is not None:
+            self.kl_coef = adapted_kl_coef(self.kl_coef, row["kl"], target, horizon=1.0, step=1.0)
+        return row

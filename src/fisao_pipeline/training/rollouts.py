@@ -1,4 +1,4 @@
-"""Rollouts: sampled responses with their token rewards, as tensors that PPO reads."""
+"""Rollouts: sampled responses with their token rewards, as tensors that trainers read."""
 
 from __future__ import annotations
 
@@ -74,6 +74,11 @@ class RolloutBatch:
         )
 
 
+def nonempty_responses(responses: pd.DataFrame) -> pd.DataFrame:
+    """The responses with a token, which are those that become rollouts."""
+    return responses[responses["token_ids"].str.len() > 0]
+
+
 def build_rollouts(
     responses: pd.DataFrame, prompts: pd.DataFrame, token_rewards: pd.DataFrame, device: torch.device
 ) -> RolloutBatch:
@@ -83,7 +88,7 @@ def build_rollouts(
         ValueError: If nothing is left, a response has no prompt or rewards, lengths differ or a reward or logprob is
             not finite.
     """
-    responses = responses[responses["token_ids"].str.len() > 0]
+    responses = nonempty_responses(responses)
     if responses.empty:
         raise ValueError("policy_training: all responses are empty; raise response_sampling.max_new_tokens")
     texts = prompts.set_index("prompt_id")["prompt"]

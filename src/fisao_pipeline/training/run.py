@@ -17,6 +17,7 @@ from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, 
 from fisao_pipeline.training.annotation import GroundTruth, VerifierBaseline
 from fisao_pipeline.training.cached_round import check_cached_round
 from fisao_pipeline.training.loop import Annotator, LogMetrics, PolicyTrainer, TrainingResult
+from fisao_pipeline.training.trainers import check_trainer
 
 
 def train_adapter(
@@ -35,9 +36,10 @@ def train_adapter(
     params: PolicyTrainingParams,
     log_metrics: LogMetrics,
 ) -> TrainingResult:
-    """Train a LoRA adapter on the backbone by token-level PPO; see ``training.loop``.
+    """Train a LoRA adapter on the backbone, by token-level PPO or a comparison's trainer; see ``training.loop``.
 
-    Before a model is loaded it is checked that the first round was made with this run's settings and models.
+    Before a model is loaded it is checked that the first round was made with this run's settings and models, and fits
+    the trainer.
 
     Args:
         prompts: The ``prompts`` table, without those that are too long for the backbone.
@@ -55,13 +57,16 @@ def train_adapter(
         log_metrics: Called after each optimiser step and each round; see ``training.loop.LogMetrics``.
 
     Raises:
-        ValueError: If the cached first round was made with other settings or models; see ``training.cached_round``.
+        ValueError: If the cached first round was made with other settings or models (see ``training.cached_round``), or
+            the trainer could not learn from it (see ``training.trainers``).
     """
     stored = VerifierBaseline.from_dict(baseline)
+    vocabulary = ObjectVocabulary.load(annotation.vocabulary)
+    truth = GroundTruth.read(manifest, annotated_categories, vocabulary)
+    check_trainer(params, sampling, truth, prompts.loc[prompts["split"] == "training", "image_id"])
     check_cached_round(responses, prompts, stored, sampling, annotation, identity(backbone), identity(verifier))
     # Before the policy is loaded: the seed decides on the fresh adapter's weights too.
     torch.manual_seed(params.seed)
-    vocabulary = ObjectVocabulary.load(annotation.vocabulary)
     annotator = Annotator(load_verifier(verifier), vocabulary, stored, annotation, open_image)
     trainer = PolicyTrainer(
         Policy.load(backbone, lora=params.lora),
@@ -69,7 +74,7 @@ def train_adapter(
         prompts,
         sampling,
         params,
-        GroundTruth.read(manifest, annotated_categories, vocabulary),
+        truth,
         log_metrics,
     )
     return trainer.train(responses, token_rewards)

@@ -1,4 +1,4 @@
-"""Stage 4: token-level PPO of a LoRA adapter."""
+"""Stage 4: training of a LoRA adapter, by token-level PPO or a comparison's trainer."""
 
 from fisao_pipeline.pipelines.policy_training.pipeline import create_pipeline
 

@@ -29,7 +29,7 @@ def train_policy(
     annotation: RewardAnnotationParams,
     params: PolicyTrainingParams,
 ) -> tuple[AdapterArtifact, pd.DataFrame, pd.DataFrame]:
-    """Token-level PPO on prompts that fit; the first round's responses and rewards are the cached ones."""
+    """Train on prompts that fit, from the cached first round on, with the trainer of the parameters."""
     from fisao_pipeline.training.run import train_adapter  # noqa: PLC0415 - slow to import
 
     with metrics_to_active_run("training.") as log_metrics:

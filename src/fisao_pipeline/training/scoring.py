@@ -1,0 +1,112 @@
+"""Rollouts under policy and reference: logprobs, values, and what a round's rollouts look like; for every trainer."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fisao_pipeline.method.kl import kl_estimate
+from fisao_pipeline.method.masking import masked_mean
+from fisao_pipeline.models.policy import Policy
+from fisao_pipeline.models.prompts import ImageOpener
+from fisao_pipeline.training.rollouts import RolloutBatch
+
+logger = logging.getLogger(__name__)
+
+# Mean over tokens; no precision explains as much, so the responses are not this policy's.
+FOREIGN_GAP_NATS = 1.0
+
+
+@torch.no_grad()
+def recomputed_logprobs(
+    policy: Policy, rollouts: RolloutBatch, open_image: ImageOpener, temperature: float, micro_batch_size: int
+) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"], Float[Tensor, "b t"]]:
+    """Logprobs under the policy as it is now and under the reference, and values; all zero off the mask."""
+    old, ref, values = (torch.zeros_like(rollouts.sampled_logprobs) for _ in range(3))
+    for rows in micro_batches(rollouts, rollouts.groups, micro_batch_size):
+        part = rollouts.rows(rows)
+        old_part, values_part = score_part(policy, part, open_image, temperature)
+        ref_part, _ = score_part(policy, part, open_image, temperature, reference=True)
+        width = part.completion_ids.shape[1]
+        old[rows, :width], values[rows, :width], ref[rows, :width] = old_part, values_part, ref_part
+    return old, ref, values
+
+
+def micro_batches(rollouts: RolloutBatch, groups: list[range], size: int) -> list[list[int]]:
+    """Rows of whole groups, about ``size`` at a time, groups of similar length together: less is padding then."""
+    lengths = rollouts.completion_mask.sum(dim=1).tolist()
+    ordered = sorted(groups, key=lambda group: sum(lengths[row] for row in group))
+    batches: list[list[int]] = []
+    for group in ordered:
+        if not batches or len(batches[-1]) + len(group) > size:
+            batches.append([])
+        batches[-1] += group
+    return batches
+
+
+def score_part(
+    policy: Policy, part: RolloutBatch, open_image: ImageOpener, temperature: float, reference: bool = False
+) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
+    """Logprobs and values of some rollouts; those of one prompt share its computation."""
+    texts, image_ids, prompt_of_row = part.unique_prompts()
+    prompts = policy.encode(texts, image_ids, open_image)
+    return policy.score(
+        prompts, part.completion_ids, part.completion_mask, temperature, reference, prompt_of_row=prompt_of_row
+    )
+
+
+def sampled_numbers(
+    rollouts: RolloutBatch, old_logprobs: Float[Tensor, "b t"], ref_logprobs: Float[Tensor, "b t"]
+) -> dict[str, float]:
+    """What a round's rollouts look like: reward and KL per response, length, and the gap to the sampler's logprobs.
+
+    ``kl`` (k1) is the KL that PPO's reward penalises; ``kl_k3`` estimates the same with less noise and is never
+    negative.
+    """
+    mask = rollouts.completion_mask
+    per_response = mask.sum() / len(rollouts)
+    means = {
+        name: float(masked_mean(values, mask) * per_response)
+        for name, values in {
+            "token_reward": rollouts.token_rewards,
+            "kl": kl_estimate(old_logprobs, ref_logprobs, "k1"),
+            "kl_k3": kl_estimate(old_logprobs, ref_logprobs, "k3"),
+            "entropy_estimate": -old_logprobs,
+        }.items()
+    }
+    return {
+        **means,
+        "response_tokens": float(per_response),
+        "logprob_gap": float(sampler_gaps(rollouts, old_logprobs).max()),
+    }
+
+
+def sampler_gaps(rollouts: RolloutBatch, old_logprobs: Float[Tensor, "b t"]) -> Float[Tensor, "b t"]:
+    """Differences in nats between recomputed logprobs and those that the sampler recorded, zero off the mask."""
+    return torch.where(rollouts.completion_mask, old_logprobs - rollouts.sampled_logprobs, 0.0).abs()
+
+
+def check_sampler(rollouts: RolloutBatch, old_logprobs: Float[Tensor, "b t"], tolerance: float) -> None:
+    """Report a sampler whose logprobs differ from the recomputed ones by more than ``tolerance`` nats.
+
+    Raises:
+        ValueError: If they differ by more than ``FOREIGN_GAP_NATS`` in the mean: the responses are another policy's.
+    """
+    gaps = sampler_gaps(rollouts, old_logprobs)
+    mean, gap = float(masked_mean(gaps, rollouts.completion_mask)), gaps.max()
+    if mean > FOREIGN_GAP_NATS:
+        raise ValueError(
+            f"policy_training: the sampler's logprobs differ from the trainer's by {mean:.2f} nats in the mean over "
+            "tokens: the responses are not this policy's. Make them anew with `kedro run "
+            "--pipelines=response_sampling,reward_annotation,policy_training`"
+        )
+    if gap > tolerance:
+        logger.warning(
+            "The sampler's logprobs differ from the trainer's by up to %.4f nats (tolerance %.4f): the responses "
+            "come from another policy, or the two compute in different precision.",
+            float(gap),
+            tolerance,
+        )
