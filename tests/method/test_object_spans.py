@@ -438,6 +438,7 @@ class TestModifierStarts:
             ("a black-and-white dog", ["black-and-white dog"]),
             ("a black and white dog", ["white dog"]),
             ("a red double-decker bus", ["red double-decker bus"]),
+            ("an off-white cat", ["off-white cat"]),
             ("the man's hat and the woman\u2019s big dog", ["man", "woman", "big dog"]),
             ("a man holding three umbrellas", ["man", "three umbrellas"]),
             ("a young man riding a small brown horse", ["young man", "small brown horse"]),

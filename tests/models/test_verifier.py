@@ -106,15 +106,14 @@ def test_a_model_without_a_text_tower_is_refused_by_name(world):
 # --- SigLIP --------------------------------------------------------------------------------------------------------
 
 
-def save_siglip(folder):
-    """A random SigLIP with a byte-level tokenizer that keeps capitals, as SigLIP 2's fixed-size checkpoints have."""
+def load_siglip(folder) -> DualEncoderVerifier:
+    """A random SigLIP with a byte-level tokenizer that keeps capitals, as a tokenizer may that is not SigLIP's own."""
     from transformers import SiglipConfig, SiglipModel, SiglipProcessor
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     from fisao_pipeline.pocket import builders
 
     tokenizer = builders.build_verifier_processor(["a photo of a dog", "a cat"]).tokenizer
-    tokenizer.backend_tokenizer.normalizer = None
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = {**small, "vocab_size": len(tokenizer), "max_position_embeddings": 24, "projection_size": 16}
     torch.manual_seed(0)
@@ -123,12 +122,14 @@ def save_siglip(folder):
     processor = SiglipProcessor(image_processor=SiglipImageProcessorPil(size=size), tokenizer=tokenizer)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return ModelSource(str(folder), dtype="float32", device="cpu")
+    verifier = load_verifier(ModelSource(str(folder), dtype="float32", device="cpu"))
+    verifier.processor.tokenizer.backend_tokenizer.normalizer = None
+    return verifier
 
 
 @torch.no_grad()
 def test_siglip_scores_lower_cased_texts_padded_to_the_whole_context(world, tmp_path):
-    verifier = load_verifier(save_siglip(tmp_path))
+    verifier = load_siglip(tmp_path)
     assert isinstance(verifier, DualEncoderVerifier)
     images, texts = ["i00", "i01"], ["a photo of a DOG", "Cat"]
     scores = verifier.score(images, texts, world.open_image)
@@ -136,15 +137,16 @@ def test_siglip_scores_lower_cased_texts_padded_to_the_whole_context(world, tmp_
         [text.lower() for text in texts], padding="max_length", max_length=24, return_tensors="pt"
     )["input_ids"]
     assert ids.shape == (2, 24)
+    assert verifier.processor.tokenizer("DOG")["input_ids"] != verifier.processor.tokenizer("dog")["input_ids"]
     pixels = verifier.processor.image_processor([world.open_image(i) for i in images], return_tensors="pt")
     own = verifier.model(input_ids=ids, pixel_values=pixels["pixel_values"])
     torch.testing.assert_close(scores, (own.image_embeds * own.text_embeds).sum(-1), atol=1e-6, rtol=1e-5)
-    alone = load_verifier(save_siglip(tmp_path)).score(["i01"], ["Cat"], world.open_image)
+    alone = load_siglip(tmp_path).score(["i01"], ["Cat"], world.open_image)
     torch.testing.assert_close(alone, scores[1:], atol=1e-6, rtol=1e-5)
 
 
 def test_siglip_counts_texts_beyond_its_context(world, tmp_path):
-    verifier = load_verifier(save_siglip(tmp_path))
+    verifier = load_siglip(tmp_path)
     verifier.score(["i00", "i00"], ["a dog " * 20, "a dog"], world.open_image)
     assert verifier.truncated_texts == 1
 

@@ -369,8 +369,8 @@ def test_contrast_finds_the_classes_without_labels(agreeing, caplog):
 
 def test_contrast_reads_its_own_split_only(agreeing):
     # Of the other split, under the same pictures and prompts: each names what the calibration samples do not.
-    swapped = agreeing.assign(image_id=agreeing["image_id"].iloc[::-1].to_numpy())
-    other = swapped.assign(split="training", response_id="t" + agreeing["response_id"])
+    neighbour = {name: np.roll(agreeing[name], 4) for name in ("image_id", "prompt_id")}
+    other = agreeing.assign(split="training", response_id="t" + agreeing["response_id"], **neighbour)
     both = pd.concat([agreeing, other], ignore_index=True)
     assert contrasted(both, min_mentions=10)[1] == contrasted(agreeing, min_mentions=10)[1]
 
