@@ -81,6 +81,7 @@ def test_a_block_never_changes_after_loading(name):
         ("reward_annotation", "false_mention_cost", 0.5),
         ("reward_annotation", "granularity", "word"),
         ("reward_annotation", "phrase_words", 0),
+        ("reward_annotation", "paid_by", "a guess"),
         ("reward_annotation", "contrast.agreement", 0.5),
         ("reward_annotation", "contrast.absent_words", 0),
         ("policy_training", "ppo.kl_penalty", "both"),
@@ -124,6 +125,12 @@ def test_what_is_out_of_range_is_refused(name, path, value):
 def test_a_fixed_calibration_needs_its_baseline():
     block = {**load("base")["reward_annotation"], "calibration": "fixed", "fixed_baseline": None}
     with pytest.raises(ValidationError, match="`fixed` needs fixed_baseline"):
+        params.RewardAnnotationParams(**block)
+
+
+def test_labels_pay_mentions_and_not_sentences():
+    block = {**load("base")["reward_annotation"], "paid_by": "annotations", "granularity": "sentence"}
+    with pytest.raises(ValidationError, match="paid_by `annotations` pays mentions"):
         params.RewardAnnotationParams(**block)
 
 

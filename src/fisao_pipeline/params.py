@@ -101,6 +101,9 @@ class RewardAnnotationParams(StageParams):
         description="Reward per object mention scored by name, or with the words that describe it, or one per response."
     )
     phrase_words: int = Field(ge=1, le=10, description="Describing words of a mention at most, used by `phrase`.")
+    paid_by: Literal["verifier", "annotations"] = Field(
+        description="What pays a mention: the verifier's score, or its label, as a verifier that never errs would."
+    )
     rule: Literal["margin", "midpoint", "posterior"] = Field(description="What a score pays; see docs/method.md.")
     margin: float = Field(ge=0, le=1, description="Margin λ of the rule `margin`, in cosine units.")
     false_mention_cost: float = Field(ge=1, description="Cost c of a false mention in the rule `posterior`.")
@@ -127,6 +130,12 @@ class RewardAnnotationParams(StageParams):
     def _fixed_needs_a_baseline(self) -> RewardAnnotationParams:
         if self.calibration == "fixed" and self.fixed_baseline is None:
             raise ValueError("calibration `fixed` needs fixed_baseline")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_pay_mentions(self) -> RewardAnnotationParams:
+        if self.paid_by == "annotations" and self.granularity == "sentence":
+            raise ValueError("paid_by `annotations` pays mentions: set granularity to `token` or `phrase`")
         return self
 
 

@@ -12,6 +12,7 @@ from tests.references import method_float64 as reference
 from fisao_pipeline.method.calibration import Baseline, ClassScores
 from fisao_pipeline.method.token_rewards import (
     charge_repeats,
+    labelled_rewards,
     mention_rewards,
     place_on_tokens,
     posterior_correct,
@@ -247,3 +248,31 @@ class TestSentenceRewards:
     def test_refuses_a_spread_that_is_not_positive(self, std: float) -> None:
         with pytest.raises(ValueError, match="std must be positive"):
             sentence_rewards(torch.ones(1), 0.0, std)
+
+
+class TestLabelledRewards:
+    def test_by_hand(self) -> None:
+        correct, known = torch.tensor([True, False, True, False]), torch.tensor([True, True, False, False])
+        assert labelled_rewards(correct, known, 1.5).tolist() == [1.0, -1.5, 0.0, 0.0]
+        assert labelled_rewards(correct, known).tolist() == [1.0, -1.0, 0.0, 0.0]
+
+    @given(labels=st.lists(st.sampled_from([True, False, None]), max_size=8), cost=st.floats(1, 10))
+    @few
+    def test_equals_the_reference(self, labels: list[bool | None], cost: float) -> None:
+        correct = torch.tensor([label is True for label in labels], dtype=torch.bool)
+        known = torch.tensor([label is not None for label in labels], dtype=torch.bool)
+        assert labelled_rewards(correct, known, cost).tolist() == [reference.label_reward(x, cost) for x in labels]
+
+    @given(labels=st.lists(st.booleans(), min_size=1, max_size=8), cost=st.floats(1, 10))
+    @few
+    def test_is_the_limit_of_the_posterior_rule(self, labels: list[bool], cost: float) -> None:
+        # A verifier whose scores of both classes lie a thousand deviations apart.
+        sure = Baseline("fixed", ClassScores(0.9, 1e-3, 0), ClassScores(-0.1, 1e-3, 0), 0.5, None)
+        scores = torch.tensor([0.9 if label else -0.1 for label in labels], dtype=torch.float64)
+        correct = torch.tensor(labels)
+        paid = labelled_rewards(correct, torch.ones_like(correct), cost)
+        assert_matches(mention_rewards(scores, sure, "posterior", false_mention_cost=cost), paid.tolist())
+
+    def test_refuses_a_cost_below_one(self) -> None:
+        with pytest.raises(ValueError, match="false_mention_cost"):
+            labelled_rewards(torch.tensor([True]), torch.tensor([True]), 0.99)

@@ -218,6 +218,13 @@ def mention_reward(
     return probability * 1 - cost * (1 - probability)
 
 
+def label_reward(label: bool | None, cost: float) -> float:
+    """Reward of one mention whose label is known, or is not (None)."""
+    if label is None:
+        return 0.0
+    return 1.0 if label else -cost
+
+
 def dpo_loss(chosen: Row, rejected: Row, ref_chosen: Row, ref_rejected: Row, beta: float) -> dict[str, float]:
     """−log of the Bradley-Terry probability that y_w beats y_l, with rewards β log(π / π_ref); mean over pairs."""
     losses, margins = [], []

@@ -43,6 +43,7 @@ PARAMS = RewardAnnotationParams(
     contrast=ContrastParams(agreement=0.75, absent_words=2, seed=0),
     granularity="token",
     phrase_words=3,
+    paid_by="verifier",
     rule="midpoint",
     margin=0.0,
     false_mention_cost=2.0,
@@ -602,3 +603,24 @@ def test_the_whole_stage_on_real_models(world, responses_of):
     expected = verifier.score(["i01"], ["a photo of a cat"], world.open_image)
     assert done.mentions.loc[2, "score"] == pytest.approx(float(expected))
     assert (done.baseline.verifier, done.baseline.vocabulary_digest) == ("sha256:0", None)
+
+
+# --- the bound: labels pay ------------------------------------------------------------------------------------------
+
+
+def test_labels_pay_what_a_verifier_that_never_errs_would(responses_of):
+    params = PARAMS.model_copy(update={"paid_by": "annotations"})
+    responses = responses_of(["A dog, a kite, a dog and a cat."], split="training")
+    truth = GroundTruth({"i0": {"dog"}}, frozenset({"dog", "kite"}))
+    # The scores would pay the opposite, and the cat is in no annotation.
+    verifier = StubVerifier({"a photo of a dog": 0.0, "a photo of a kite": 0.9, "a photo of a cat": 0.9})
+    done = annotate(responses, verifier, VOCABULARY, truth, params, no_image)
+    paid = [reward for reward in done.token_rewards["token_rewards"][0] if reward]
+    assert paid == [1.0, -params.false_mention_cost, -params.repeat_penalty]
+
+
+def test_labels_cannot_pay_where_there_are_none(responses_of):
+    params = PARAMS.model_copy(update={"paid_by": "annotations"})
+    responses = responses_of(["A dog and a kite."], split="training")
+    with pytest.raises(ValueError, match=r"reward_annotation\.paid_by to `verifier`"):
+        annotate(responses, StubVerifier({}), VOCABULARY, NO_TRUTH, params, no_image)

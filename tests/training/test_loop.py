@@ -12,7 +12,7 @@ from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.params import OptimiserParams, PolicyTrainingParams, ResponseSamplingParams
-from fisao_pipeline.training.annotation import GroundTruth, mention_table
+from fisao_pipeline.training.annotation import GroundTruth, label_mentions, mention_table
 from fisao_pipeline.training.loop import PolicyTrainer, probe_numbers
 from fisao_pipeline.training.run import train_adapter
 from fisao_pipeline.training.sampling import round_prompts, sample_responses
@@ -70,13 +70,13 @@ class ToyAnnotator:
 
     vocabulary = VOCABULARY
 
-    def __init__(self, world: PocketWorld):
-        self.open_image = world.open_image
+    def __init__(self, world: PocketWorld, truth: GroundTruth = NO_TRUTH):
+        self.open_image, self.truth = world.open_image, truth
 
     def __call__(self, responses: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         rewards = [[float(token == PAID_TOKEN) for token in row] for row in responses["token_ids"]]
         table = pd.DataFrame({"response_id": responses["response_id"], "token_rewards": rewards})
-        return mention_table(responses, VOCABULARY), table
+        return label_mentions(mention_table(responses, VOCABULARY), self.truth), table
 
 
 def share_of_paid_tokens(rewards) -> float:
@@ -99,7 +99,7 @@ def toy_policy(world, seed=0):
 def trainer_of(world, params, log=None, truth=NO_TRUTH) -> PolicyTrainer:
     return PolicyTrainer(
         toy_policy(world, params.seed),
-        ToyAnnotator(world),
+        ToyAnnotator(world, truth),
         world.prompts,
         SAMPLING,
         params,
@@ -307,7 +307,7 @@ def test_without_anything_to_prefer_the_loop_goes_on(world, monkeypatch, caplog)
 def pays_nothing(self, responses):
     rewards = [[0.0] * len(row) for row in responses["token_ids"]]
     table = pd.DataFrame({"response_id": responses["response_id"], "token_rewards": rewards})
-    return mention_table(responses, VOCABULARY), table
+    return label_mentions(mention_table(responses, VOCABULARY), NO_TRUTH), table
 
 
 def test_sampled_tokens_add_up(trained):
@@ -412,7 +412,7 @@ def test_the_probe_knows_a_category_that_no_image_shows(world):
     def says_a_dog_and_a_kite(responses):
         named = responses.loc[responses.index.repeat(2), ["response_id", "image_id"]]
         mentions = named.assign(category=["dog", "kite"] * len(responses), repeated=False)
-        return mentions, rewarded(responses)[1]
+        return label_mentions(mentions, truth), rewarded(responses)[1]
 
     says_a_dog_and_a_kite.open_image = world.open_image
     trainer.annotator = says_a_dog_and_a_kite

@@ -21,6 +21,7 @@ PARAMS = RewardAnnotationParams(
     contrast=ContrastParams(agreement=0.75, absent_words=2, seed=0),
     granularity="token",
     phrase_words=3,
+    paid_by="verifier",
     rule="midpoint",
     margin=0.0,
     false_mention_cost=2.0,

@@ -73,6 +73,30 @@ def mention_rewards(
     raise ValueError(f"mention_rewards: rule must be margin, midpoint or posterior, got {rule!r}")
 
 
+def labelled_rewards(
+    correct: Bool[Tensor, " m"], known: Bool[Tensor, " m"], false_mention_cost: float = 1.0
+) -> Float[Tensor, " m"]:
+    """What the rule ``posterior`` would pay if the verifier never erred: 1 if correct, −c if not, 0 if unknown.
+
+    Not the method, which needs no labels: what it could reach with a perfect verifier.
+
+    Args:
+        correct: Whether the annotations confirm the mention.
+        known: Whether they can tell at all.
+        false_mention_cost: c ≥ 1.
+
+    Returns:
+        Rewards, float64.
+
+    Raises:
+        ValueError: If c < 1.
+    """
+    if false_mention_cost < 1:
+        raise ValueError(f"labelled_rewards: false_mention_cost must be at least 1, got {false_mention_cost}")
+    probability = correct.double()
+    return torch.where(known, probability - false_mention_cost * (1 - probability), 0.0)
+
+
 def reward_thresholds(
     baseline: Baseline, rule: Rule, margin: float = 0.0, false_mention_cost: float = 1.0
 ) -> tuple[float, float]:

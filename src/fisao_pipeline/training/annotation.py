@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -34,6 +34,7 @@ from fisao_pipeline.method.object_spans import (
 )
 from fisao_pipeline.method.token_rewards import (
     charge_repeats,
+    labelled_rewards,
     mention_rewards,
     place_on_tokens,
     reward_thresholds,
@@ -184,10 +185,16 @@ def annotate(
 
     Raises:
         CalibrationError: If no baseline can be had.
-        ValueError: If a score is NaN or infinite.
+        ValueError: If a score is NaN or infinite, or labels are to pay and there are none.
     """
     found = mention_table(responses, vocabulary, params.scored_modifiers)
     mentions = label_mentions(score_mentions(found, verifier, params, open_image), truth)
+    if params.paid_by == "annotations" and mentions.loc[mentions["split"] == "training", "label"].isna().all():
+        raise ValueError(
+            "reward_annotation: paid_by `annotations` needs annotated training images, and no mention in their "
+            "responses has a label: add annotations and re-run from image_ingestion on, or set "
+            "reward_annotation.paid_by to `verifier`"
+        )
     baseline = calibrate(responses, mentions, verifier, params, open_image)
     baseline = replace(baseline, verifier=verifier_identity, vocabulary_digest=file_digest(params.vocabulary))
     rewards = reward_table(responses, mentions, baseline, verifier, params, open_image)
@@ -279,8 +286,7 @@ def calibrate(
             "reward_annotation.calibration to `fixed`"
         )
     scores = _score_tensor(own)
-    labelled = torch.tensor(own["label"].notna().tolist())
-    correct = torch.tensor(own["label"].eq("correct").fillna(False).tolist())
+    labelled, correct = _true(own["label"].notna()), _true(own["label"].eq("correct"))
     if params.calibration == "annotated":
         baseline = calibrate_annotated(scores[labelled], correct[labelled], params.min_mentions)
         overlap = overlap_coefficient(scores[labelled & correct], scores[labelled & ~correct])
@@ -343,12 +349,15 @@ def reward_table(
 def pay_mentions(
     mentions: pd.DataFrame, baseline: VerifierBaseline, params: RewardAnnotationParams
 ) -> Float[Tensor, " m"]:
-    """Reward of each row of a table with ``score`` and ``repeated``, repeats charged."""
-    paid = mention_rewards(
-        _score_tensor(mentions), baseline.mentions, params.rule, params.margin, params.false_mention_cost
-    )
-    repeated = torch.tensor(mentions["repeated"].tolist(), dtype=torch.bool)
-    return charge_repeats(paid, repeated, params.repeat_penalty)
+    """Reward of each row of a table with ``score``, ``label`` and ``repeated``, repeats charged."""
+    if params.paid_by == "annotations":
+        correct, known = (_true(mask) for mask in (mentions["label"].eq("correct"), mentions["label"].notna()))
+        paid = labelled_rewards(correct, known, params.false_mention_cost)
+    else:
+        paid = mention_rewards(
+            _score_tensor(mentions), baseline.mentions, params.rule, params.margin, params.false_mention_cost
+        )
+    return charge_repeats(paid, _true(mentions["repeated"]), params.repeat_penalty)
 
 
 def response_score_table(
@@ -398,16 +407,17 @@ def _score_tensor(mentions: pd.DataFrame) -> Float[Tensor, " m"]:
     return torch.tensor(mentions["score"].tolist(), dtype=torch.float64)
 
 
+def _true(mask: pd.Series) -> Bool[Tensor, " m"]:
+    return torch.tensor(mask.fillna(False).tolist(), dtype=torch.bool)
+
+
 def _thresholds(baseline: Baseline, params: RewardAnnotationParams) -> tuple[float, float]:
     return reward_thresholds(baseline, params.rule, params.margin, params.false_mention_cost)
 
 
 def _sentence_auroc(responses: pd.DataFrame, mentions: pd.DataFrame, scores: Tensor) -> float | None:
     labels = response_labels(responses, mentions)
-    clean, hallucinating = (
-        scores[torch.tensor(labels.eq(name).fillna(False).tolist(), dtype=torch.bool)]
-        for name in ("clean", "hallucinating")
-    )
+    clean, hallucinating = (scores[_true(labels.eq(name))] for name in ("clean", "hallucinating"))
     try:
         return auroc(clean, hallucinating)
     except CalibrationError:

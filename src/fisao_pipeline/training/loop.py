@@ -55,11 +55,12 @@ class Annotator:
     baseline: VerifierBaseline
     params: RewardAnnotationParams
     open_image: ImageOpener
+    truth: GroundTruth
 
     def __call__(self, responses: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Scored mentions and token rewards of responses."""
+        """Scored and labelled mentions and token rewards of responses."""
         found = mention_table(responses, self.vocabulary, self.params.scored_modifiers)
-        mentions = score_mentions(found, self.verifier, self.params, self.open_image)
+        mentions = label_mentions(score_mentions(found, self.verifier, self.params, self.open_image), self.truth)
         args = (responses, mentions, self.baseline, self.verifier, self.params, self.open_image)
         return mentions, reward_table(*args)
 
@@ -200,7 +201,7 @@ class PolicyTrainer:
             description="probing",
         )
         mentions, rewards = self.annotator(responses)
-        return probe_numbers(responses, label_mentions(mentions, self.truth), rewards, self.truth.objects)
+        return probe_numbers(responses, mentions, rewards, self.truth.objects)
 
     def _fresh_rollouts(self, index: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         chosen = round_prompts(self.training_prompts, index, self.sampling.prompts_per_round, self.sampling.seed)

@@ -67,7 +67,7 @@ def train_adapter(
     check_cached_round(responses, prompts, stored, sampling, annotation, identity(backbone), identity(verifier))
     # Before the policy is loaded: the seed decides on the fresh adapter's weights too.
     torch.manual_seed(params.seed)
-    annotator = Annotator(load_verifier(verifier), vocabulary, stored, annotation, open_image)
+    annotator = Annotator(load_verifier(verifier), vocabulary, stored, annotation, open_image, truth)
     trainer = PolicyTrainer(
         Policy.load(backbone, lora=params.lora),
         annotator,
