@@ -186,6 +186,8 @@ class PPOParams(OptimiserParams):
     )
     kl_coef: float = Field(ge=0, description="β of the KL penalty; the first value when adaptive.")
     kl_target_nats: float | None = Field(gt=0, description="KL per response to steer β towards; null keeps β fixed.")
+    unlikely_below: float = Field(gt=0, lt=1, description="Reference probability below which a token is fined.")
+    unlikely_cost: float = Field(ge=0, description="That fine, in reward units; 0 is none.")
     max_round_kl_nats: float | None = Field(gt=0, description="Ends a round early: KL per token to its own start.")
     logprob_tolerance: float = Field(gt=0, description="Nats that a cached logprob may differ from the recomputed one.")
 

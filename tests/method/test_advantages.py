@@ -9,6 +9,7 @@ from tests.references import method_float64 as reference
 
 from fisao_pipeline.method.advantages import (
     batch_baseline,
+    charge_unlikely,
     gae,
     group_baseline,
     normalise_advantages,
@@ -55,6 +56,38 @@ class TestPenalisedRewards:
 
     def test_without_a_coefficient_the_rewards_stay(self) -> None:
         exactly(penalised_rewards(REWARDS, VALUES, -VALUES, MASK, 0.0), REWARDS * MASK)
+
+
+class TestChargeUnlikely:
+    def test_by_hand(self) -> None:
+        rewards = torch.tensor([[1.0, 0.0, 5.0, -1.0]])
+        # e^-6 is 0.0025, e^-7 is 0.0009; the third token is padding.
+        ref = torch.tensor([[-6.0, -7.0, -9.0, -7.0]])
+        mask = torch.tensor([[True, True, False, True]])
+        assert_matches(charge_unlikely(rewards, ref, mask, floor=0.001, cost=0.75), [[1.0, -0.75, 0.0, -1.75]])
+
+    def test_a_token_just_as_likely_as_the_floor_is_free(self) -> None:
+        ref = torch.tensor([[0.5, 0.25]], dtype=torch.float64).log()
+        exactly(charge_unlikely(torch.zeros(1, 2), ref, torch.ones(1, 2).bool(), 0.5, 2.0), torch.tensor([[0.0, -2.0]]))
+
+    @given(batch=batches(), floor=st.floats(0.01, 0.99), cost=st.floats(0, 3))
+    @few
+    def test_reference_garbage_and_order(self, batch: Batch, floor: float, cost: float) -> None:
+        rewards, ref = batch.normal(), -batch.normal().abs()
+        answer = charge_unlikely(rewards, ref, batch.mask, floor, cost)
+        expected = reference.unlikely_charged(rewards.tolist(), ref.tolist(), batch.mask.tolist(), floor, cost)
+        assert_matches(answer, expected)
+        exactly(charge_unlikely(batch.soiled(rewards), batch.soiled(ref), batch.mask, floor, cost), answer)
+        order = batch.order()
+        exactly(charge_unlikely(rewards[order], ref[order], batch.mask[order], floor, cost), answer[order])
+        exactly(charge_unlikely(rewards, ref, batch.mask, floor, 0.0), torch.where(batch.mask, rewards, 0.0))
+
+    @pytest.mark.parametrize(
+        ("floor", "cost", "named"), [(0.0, 1.0, "floor"), (1.0, 1.0, "floor"), (0.1, -1.0, "cost")]
+    )
+    def test_refuses(self, floor: float, cost: float, named: str) -> None:
+        with pytest.raises(ValueError, match=f"{named} must be"):
+            charge_unlikely(REWARDS, -REWARDS, MASK, floor, cost)
 
 
 class TestReturnsToGo:

@@ -90,6 +90,17 @@ def lengths_of(mask: Mask) -> list[int]:
     return lengths
 
 
+def unlikely_charged(rewards: Table, ref_logprobs: Table, mask: Mask, floor: float, cost: float) -> list[list[float]]:
+    """Fines on counted tokens whose probability under the reference is below the floor."""
+    return [
+        [
+            (reward - (cost if math.exp(logprob) < floor else 0.0)) if counts else 0.0
+            for reward, logprob, counts in zip(*row, strict=True)
+        ]
+        for row in zip(rewards, ref_logprobs, mask, strict=True)
+    ]
+
+
 def returns_to_go(rewards: Table, mask: Mask, gamma: float) -> list[list[float]]:
     """R_t = Σ_{k ≥ t} γ^(k − t) r_k, a double sum."""
     table = []

@@ -27,6 +27,8 @@ PARAMS = PPOParams(
     kl_penalty="reward",
     kl_coef=0.1,
     kl_target_nats=None,
+    unlikely_below=0.001,
+    unlikely_cost=0.0,
     max_round_kl_nats=None,
     learning_rate=1e-3,
     anneal_to=1.0,
@@ -112,6 +114,19 @@ def test_scoring_does_not_depend_on_the_micro_batch(world, policy, advantage):
     for name in ("old_logprobs", "ref_logprobs", "old_values", "advantages", "returns"):
         torch.testing.assert_close(getattr(split, name), getattr(whole, name), atol=1e-4, rtol=1e-4, msg=name)
         assert (getattr(whole, name)[~rollouts.completion_mask] == 0).all(), name
+
+
+def test_tokens_that_the_reference_would_hardly_say_are_fined(world, policy):
+    rollouts = roll_out(world, policy)
+    mask = rollouts.completion_mask
+    free = scored_by(world, policy, rollouts, params(normalise_advantages=False, gamma=0.0))
+    floor = float(free.ref_logprobs[mask].median().exp())
+    fined = scored_by(
+        world, policy, rollouts, params(normalise_advantages=False, gamma=0.0, unlikely_below=floor, unlikely_cost=0.3)
+    )
+    below = mask & (free.ref_logprobs < free.ref_logprobs[mask].median())
+    assert 0 < below.sum() < mask.sum()
+    torch.testing.assert_close(fined.returns, free.returns - 0.3 * below)
 
 
 def test_the_kl_is_taken_off_the_reward(world, policy):

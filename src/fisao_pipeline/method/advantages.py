@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -32,6 +34,42 @@ def penalised_rewards(
     )
     penalty = kl_coef * (old_logprobs - ref_logprobs)
     return torch.where(completion_mask, token_rewards - penalty, 0.0)
+
+
+def charge_unlikely(
+    rewards: Float[Tensor, "b t"],
+    ref_logprobs: Float[Tensor, "b t"],
+    completion_mask: Bool[Tensor, "b t"],
+    floor: float,
+    cost: float,
+) -> Float[Tensor, "b t"]:
+    """Token rewards minus a fine for each token that the reference would hardly say, zero off the completion.
+
+    reward_t ← reward_t − cost · [π_ref(y_t) < floor]
+
+    A false mention costs, and what is no mention is free: a policy learns to spoil the name of a doubtful object
+    ("twoicycles", "and a No."), which neither the vocabulary nor CHAIR sees. The KL is a mean and lets such rare tokens
+    through; this fine falls on them and on nothing else.
+
+    Args:
+        rewards: Of tokens.
+        ref_logprobs: log π_ref(y_t), nats, at the temperature of sampling.
+        completion_mask: True on sampled tokens.
+        floor: Probability below which a token is fined, in (0, 1).
+        cost: Fine per token, in reward units; 0 is none.
+
+    Raises:
+        ValueError: If shapes differ, the floor is no probability or the cost is negative.
+
+    Source: this project's (docs/deviations.md).
+    """
+    require_same_shape("charge_unlikely", rewards=rewards, ref_logprobs=ref_logprobs, completion_mask=completion_mask)
+    if not 0 < floor < 1:
+        raise ValueError(f"charge_unlikely: floor must be between 0 and 1, got {floor}")
+    if cost < 0:
+        raise ValueError(f"charge_unlikely: cost must be at least 0, got {cost}")
+    fined = completion_mask & (ref_logprobs < math.log(floor))
+    return torch.where(completion_mask, rewards - cost * fined, 0.0)
 
 
 def returns_to_go(

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from fisao_pipeline.method.advantages import (
     batch_baseline,
+    charge_unlikely,
     gae,
     group_baseline,
     normalise_advantages,
@@ -77,6 +78,7 @@ def score_rollouts(
     check_sampler(rollouts, old, params.logprob_tolerance)
     reward_kl, loss_kl = (kl_coef, 0.0) if params.kl_penalty == "reward" else (0.0, kl_coef)
     rewards = penalised_rewards(rollouts.token_rewards, old, ref, mask, reward_kl)
+    rewards = charge_unlikely(rewards, ref, mask, params.unlikely_below, params.unlikely_cost)
     if params.advantage == "gae":
         advantages, returns = gae(rewards, values, mask, params.gamma, params.gae_lambda)
     else:
