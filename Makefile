@@ -23,10 +23,10 @@ SCENES := data/01_raw/pocket_scenes/prompts.jsonl
 export DO_NOT_TRACK ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev scenes run test test-slow test-gpu lint seeds ablation viz mlflow constraints clean
+.PHONY: help setup setup-dev scenes run test test-slow test-gpu lint seeds ablation ablation-docs viz mlflow constraints clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -73,6 +73,9 @@ seeds: setup scenes ## Run the whole method once per seed and print the means
 
 ablation: setup scenes ## Run the whole method once per arm and seed and print the arms side by side
 	$(KEDRO) run --pipelines=image_ingestion,ablation
+
+ablation-docs: setup ## Copy the last ablation's table and images into docs/
+	$(BIN)/python -m fisao_pipeline.study_docs
 
 viz: setup ## Open the pipelines and their artifacts in Kedro-Viz
 	$(KEDRO) viz run

@@ -1,6 +1,8 @@
 """Values by key: each is there at once, whole or not at all."""
 
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -83,3 +85,61 @@ def test_a_wrong_definition_is_refused_before_anything_runs(tmp_path, change):
     definition = {"filepath": str(tmp_path), "dataset": "json.JSONDataset", "suffix": ".json", **change}
     with pytest.raises(DatasetError):
         KeyedFolderDataset(**definition)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from fisao_pipeline.datasets.keyed_folder import KeyedFolder
+with KeyedFolder(Path(sys.argv[1]), ".json", "json.JSONDataset").claim("a") as ours:
+    print(ours, flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def other_process(tmp_path):
+    """A process that has the claim of key "a" until its input ends or it is killed."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "rows")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "True\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+@pytest.mark.parametrize("end", ["finishes", "is killed"])
+def test_a_claim_keeps_other_processes_off_until_its_own_ends(tmp_path, other_process, end):
+    values = json_folder(tmp_path).load()
+    with values.claim("a") as ours, values.claim("b") as another:
+        assert (ours, another) == (False, True)
+    assert values.keys() == [], "a claim is no value"
+    if end == "finishes":
+        other_process.communicate("\n")
+    else:
+        other_process.kill()
+        other_process.wait()
+    with values.claim("a") as ours:
+        assert ours
+    with values.claim("a", wait=True) as ours:
+        assert ours
+    assert list((tmp_path / "rows").iterdir()) == [], "nothing is left behind"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+def test_waiting_for_a_claim_ends_with_the_process_that_has_it(tmp_path, other_process):
+    values = json_folder(tmp_path).load()
+    other_process.stdin.write("\n")
+    other_process.stdin.flush()
+    with values.claim("a", wait=True) as ours:
+        assert ours
+
+
+def test_a_claim_is_let_go_when_its_work_fails(tmp_path):
+    values = json_folder(tmp_path).load()
+    with pytest.raises(FloatingPointError), values.claim("a"):
+        raise FloatingPointError
+    with values.claim("a") as ours:
+        assert ours
+    with pytest.raises(DatasetError, match="no file name"), values.claim("../a"):
+        pass

@@ -38,11 +38,14 @@ def seed_means(comparisons: Iterable[Mapping[str, Any]], confidence: float = 0.9
         means[part] = {}
         for decoding, metrics in comparisons[0][part].items():
             values = {name: [c[part][decoding][name]["value"] for c in comparisons] for name in metrics}
-            means[part][decoding] = {name: _summary(v, confidence) for name, v in values.items() if None not in v}
+            means[part][decoding] = {
+                name: summary_over_seeds(v, confidence) for name, v in values.items() if None not in v
+            }
     return means
 
 
-def _summary(values: list[float], confidence: float) -> dict[str, float | int | None]:
+def summary_over_seeds(values: list[float], confidence: float) -> dict[str, float | int | None]:
+    """``mean``, ``std`` of a sample, ``low`` and ``high`` of Student's interval, ``n``; one value has no spread."""
     mean, n = statistics.fmean(values), len(values)
     if n == 1:
         return {"mean": mean, "std": None, "low": None, "high": None, "n": n}

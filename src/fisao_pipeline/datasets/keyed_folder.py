@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,6 +14,11 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import JSONPreview
 
 from fisao_pipeline.datasets.atomic import AtomicDataset
+
+try:
+    import fcntl
+except ImportError:  # Windows: processes that share a folder may do some work twice, to the same end
+    fcntl = None  # type: ignore[assignment]
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -39,14 +47,75 @@ class KeyedFolder:
         """
         self._dataset(key).save(value)
 
+    @contextmanager
+    def claim(self, key: str, wait: bool = False) -> Iterator[bool]:
+        """Tell other processes that share the folder that this one is at work on a key's value, as long as it is.
+
+        The claim ends with the block or with the process, however that ends.
+
+        Args:
+            key: The key; there need be no value yet.
+            wait: Wait for another process's claim to end.
+
+        Yields:
+            Whether the claim is ours; never False with `wait`.
+
+        Raises:
+            DatasetError: The key is no file name.
+        """
+        _check(key)
+        if fcntl is None:
+            yield True
+            return
+        path = self.folder / f".claim-{key}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        claimed = _locked(path, wait)
+        if claimed is None:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)  # before the lock is let go: nobody else's file can be there
+            os.close(claimed)
+
     def keys(self) -> list[str]:
         """Keys of all values, sorted."""
         return sorted(path.name.removesuffix(self._suffix) for path in self.folder.glob(f"[!.]*{self._suffix}"))
 
     def _dataset(self, key: str) -> AtomicDataset:
-        if not _KEY.fullmatch(key):
-            raise DatasetError(f"Key '{key}' is no file name: letters, digits, '.', '_' and '-' only.")
+        _check(key)
         return AtomicDataset(filepath=(self.folder / f"{key}{self._suffix}").as_posix(), dataset=self._definition)
+
+
+def _check(key: str) -> None:
+    if not _KEY.fullmatch(key):
+        raise DatasetError(f"Key '{key}' is no file name: letters, digits, '.', '_' and '-' only.")
+
+
+def _locked(path: Path, wait: bool) -> int | None:
+    """A descriptor that holds the lock of a file, which it makes; None when another process holds it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it before may have removed the file: then others lock a new one, and this lock is nothing.
+            if _same(descriptor, path):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _same(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 class KeyedFolderDataset(AbstractDataset[NoReturn, KeyedFolder]):

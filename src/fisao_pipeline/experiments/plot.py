@@ -1,16 +1,27 @@
-"""A study at a glance: how much each arm hallucinates, and what it pays for that in objects it no longer names."""
+"""A study at a glance, as plotly figures: what each arm pays for hallucinating less, and how soon it gets there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from fisao_pipeline.experiments.points import (
+    METRIC_TITLES,
+    RECALL_TITLE,
+    Line,
+    Point,
+    budget_lines,
+    budget_title,
+    recall_points,
+    recall_title,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Scatter
 
 _COLOURS = 10  # of plotly's default order
-Point = tuple[float, float | None, float, float | None]
-"""Recall and CHAIR_i in percent, each with half the width of its interval."""
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_SYMBOLS = ("circle", "square", "diamond", "cross")
 
 
 def plot_arms(result: Mapping[str, Any]) -> Figure:
@@ -23,53 +34,112 @@ def plot_arms(result: Mapping[str, Any]) -> Figure:
     """
     from plotly.subplots import make_subplots  # noqa: PLC0415 - slow to import
 
-    decodings = list(result["base"][0]["metrics"])
-    colours: dict[str, int] = {}  # a name has one colour in all panels
-    figure = make_subplots(cols=len(decodings), subplot_titles=[f"{name} decoding" for name in decodings])
-    for column, decoding in enumerate(decodings, start=1):
-        for name, symbol, point in _points(result, decoding):
-            first = name not in colours
-            number = colours.setdefault(name, len(colours))
-            figure.add_trace(_marker(name, symbol, point, number, legend=first), row=1, col=column)
-    figure.update_xaxes(title_text="object recall, % (more is better)")
-    figure.update_yaxes(title_text="CHAIR_i, % (less is better)", col=1)
-    seeds, confidence = result["settings"]["seeds"], result["settings"]["confidence"]
-    title = f"Hallucination against recall: means over {len(seeds)} seeds, bars {confidence:.0%} intervals"
-    figure.update_layout(title=title, template="plotly_white", legend_title="arm")
+    points = recall_points(result)
+    named: set[str] = set()
+    figure = make_subplots(cols=len(points), subplot_titles=[f"{name} decoding" for name in points])
+    for column, of_decoding in enumerate(points.values(), start=1):
+        for point in of_decoding:
+            figure.add_trace(_marker(point, legend=point.name not in named), row=1, col=column)
+            named.add(point.name)
+    figure.update_xaxes(title_text=RECALL_TITLE)
+    figure.update_yaxes(title_text=METRIC_TITLES["chair_i"], col=1)
+    figure.update_layout(title=recall_title(result), template="plotly_white", legend_title="arm")
     return figure
 
 
-def _points(result: Mapping[str, Any], decoding: str) -> Iterator[tuple[str, str, Point]]:
-    for base in result["base"]:
-        name = "base" if len(result["base"]) == 1 else f"base of {', '.join(base['arms'])}"
-        metrics = base["metrics"][decoding]
-        recall, chair = (metrics.get(metric, {}).get("value") for metric in ("recall", "chair_i"))
-        if recall is not None and chair is not None:
-            yield name, "star", (100 * recall, None, 100 * chair, None)
-    for name, means in result["arms"].items():
-        metrics = means["aligned"].get(decoding, {})
-        if {"recall", "chair_i"} <= metrics.keys():
-            recall, chair = metrics["recall"], metrics["chair_i"]
-            yield name, "circle", (100 * recall["mean"], _half(recall), 100 * chair["mean"], _half(chair))
+def plot_budget(result: Mapping[str, Any]) -> Figure:
+    """CHAIR_i and recall of the probe over sampled tokens, one column per decoding, a line and a band per arm.
+
+    Where there are many arms, those that differ in neither trainer nor granularity are hidden until their name in the
+    legend is clicked.
+
+    Args:
+        result: What `fisao_pipeline.experiments.results.summarise` returns.
+    """
+    from plotly.subplots import make_subplots  # noqa: PLC0415 - slow to import
+
+    panels = budget_lines(result)
+    columns = list(next(iter(panels.values())))
+    figure = make_subplots(
+        rows=len(panels),
+        cols=len(columns),
+        shared_xaxes=True,
+        shared_yaxes=True,
+        vertical_spacing=0.06,
+        horizontal_spacing=0.04,
+        column_titles=[f"{name} decoding" for name in columns],
+    )
+    named: set[str] = set()
+    for row, (metric, of_metric) in enumerate(panels.items(), start=1):
+        for column, lines in enumerate(of_metric.values(), start=1):
+            for line in lines:
+                for trace in _traces(line, legend=line.name not in named):
+                    figure.add_trace(trace, row=row, col=column)
+                named.add(line.name)
+        figure.update_yaxes(title_text=METRIC_TITLES[metric], row=row, col=1)
+    figure.update_xaxes(title_text="sampled tokens", row=len(panels))
+    figure.update_layout(title=budget_title(result), template="plotly_white", legend_title="arm", height=700)
+    return figure
 
 
-def _half(summary: Mapping[str, float | None]) -> float | None:
-    return None if summary["high"] is None else 100 * (summary["high"] - summary["mean"])
-
-
-def _marker(name: str, symbol: str, point: Point, number: int, legend: bool) -> Scatter:
+def _colour(number: int | None) -> str:
+    """Of an arm, the same in all figures; base models are grey."""
     from plotly.colors import qualitative  # noqa: PLC0415 - slow to import
-    from plotly.graph_objects import Scatter  # noqa: PLC0415
 
-    recall, recall_half, chair, chair_half = point
+    return "#555555" if number is None else qualitative.Plotly[number % _COLOURS]
+
+
+def _symbol(number: int | None) -> str:
+    return "star" if number is None else _SYMBOLS[number // _COLOURS % len(_SYMBOLS)]
+
+
+def _marker(point: Point, legend: bool) -> Scatter:
+    from plotly.graph_objects import Scatter  # noqa: PLC0415 - slow to import
+
     return Scatter(
-        x=[recall],
-        y=[chair],
-        error_x=None if recall_half is None else {"array": [recall_half]},
-        error_y=None if chair_half is None else {"array": [chair_half]},
+        x=[point.recall],
+        y=[point.chair],
+        error_x=None if point.recall_half is None else {"array": [point.recall_half]},
+        error_y=None if point.chair_half is None else {"array": [point.chair_half]},
         mode="markers",
-        marker={"symbol": symbol, "size": 12, "color": qualitative.Plotly[number % _COLOURS]},
-        name=name,
-        legendgroup=name,
+        marker={"symbol": _symbol(point.number), "size": 12, "color": _colour(point.number)},
+        name=point.name,
+        legendgroup=point.name,
         showlegend=legend,
     )
+
+
+def _traces(line: Line, legend: bool) -> list[Scatter]:
+    """The mean, and the band around it where there is an interval."""
+    from plotly.colors import hex_to_rgb  # noqa: PLC0415 - slow to import
+    from plotly.graph_objects import Scatter  # noqa: PLC0415
+
+    colour = _colour(line.number)
+    shared = {"name": line.name, "legendgroup": line.name, "visible": True if line.shown else "legendonly"}
+    dash = _DASHES[line.number // _COLOURS % len(_DASHES)]
+    traces = [
+        Scatter(
+            x=line.tokens,
+            y=line.means,
+            mode="lines+markers",
+            line={"color": colour, "dash": dash},
+            showlegend=legend,
+            **shared,
+        )
+    ]
+    if line.lows and line.highs:
+        red, green, blue = hex_to_rgb(colour)
+        traces.append(
+            Scatter(
+                x=[*line.tokens, *line.tokens[::-1]],
+                y=[*line.highs, *line.lows[::-1]],
+                mode="lines",
+                line={"width": 0},
+                fill="toself",
+                fillcolor=f"rgba({red}, {green}, {blue}, 0.12)",
+                hoverinfo="skip",
+                showlegend=False,
+                **shared,
+            )
+        )
+    return traces

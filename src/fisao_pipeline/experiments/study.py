@@ -61,9 +61,20 @@ class Store(Protocol):
     def put(self, key: str, value: Any) -> None:
         """Keep a value."""
 
+    def claim(self, key: str, wait: bool = False) -> AbstractContextManager[bool]:
+        """Within the block no other process that uses the store has this claim; False when another has it now."""
+
 
 Track = Callable[[StudyRow, str], AbstractContextManager[str | None]]
 """Opens the record of a row (by its key) for as long as it runs; gives the record's id, None without one."""
+
+
+# Between two looks at rows that another process has in hand.
+POLL_SECONDS = 5.0
+
+
+class NotKeptError(RuntimeError):
+    """A finished row could not be kept. The rows after it could not either, so the study ends."""
 
 
 @dataclass(frozen=True)
@@ -86,35 +97,71 @@ class Study:
     track: Track
     information: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(self, plan: Sequence[StudyRow]) -> list[dict[str, Any]]:
-        """Run the rows that are not kept yet.
+    def run(self, plan: Sequence[StudyRow]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Run the rows that are not kept yet; those that another process has in hand are left to it, and come last.
+
+        A row that fails does not end the study: it is logged, and the next one is run.
 
         Returns:
-            One record per row of the plan: ``arm``, ``seed``, ``key``, ``base_key`` and what was kept: ``parameters``,
-            ``inputs``, ``information``, ``seconds`` by stage, ``history`` and ``comparison``.
-        """
-        records: list[dict[str, Any]] = []
-        progress = tqdm(plan, desc="study", unit="row")
-        try:
-            for number, row in enumerate(progress, start=1):
-                progress.set_postfix_str(f"{row.arm}, seed {row.seed}")
-                records.append(self._record(row, f"Row {number} of {len(plan)} (arm {row.arm}, seed {row.seed})"))
-        except BaseException:
-            logger.warning("%d of %d rows are kept; the same command goes on with the next.", len(records), len(plan))
-            raise
-        return records
+            Finished rows and failed ones, both in the plan's order. A record of a finished one has ``arm``, ``seed``,
+            ``key``, ``base_key`` and what was kept: ``parameters``, ``inputs``, ``information``, ``seconds`` by stage,
+            ``history`` and ``comparison``; one of a failed one ``arm``, ``seed``, ``key`` and the ``error``.
 
-    def _record(self, row: StudyRow, name: str) -> dict[str, Any]:
+        Raises:
+            NotKeptError: A row was finished and could not be kept, as on a full disk.
+        """
+        done: dict[int, dict[str, Any]] = {}
+        left = list(enumerate(plan, start=1))
+        progress = tqdm(total=len(plan), desc="study", unit="row")
+        try:
+            while left:
+                before, left = left, []
+                for number, row in before:
+                    progress.set_postfix_str(f"{row.arm}, seed {row.seed}")
+                    record = self._record(row, f"Row {number} of {len(plan)} (arm {row.arm}, seed {row.seed})")
+                    if record is None:
+                        left.append((number, row))
+                    else:
+                        done[number] = record
+                        progress.update()
+                if len(left) == len(before):
+                    progress.set_postfix_str(f"{len(left)} rows in hand elsewhere")
+                    time.sleep(POLL_SECONDS)
+        except BaseException:
+            kept = sum("error" not in record for record in done.values())
+            logger.warning("%d of %d rows are kept; the same command goes on with the next.", kept, len(plan))
+            raise
+        finally:
+            progress.close()
+        records = [done[number] for number in sorted(done)]
+        return [r for r in records if "error" not in r], [r for r in records if "error" in r]
+
+    def _record(self, row: StudyRow, name: str) -> dict[str, Any] | None:
+        """The row as it was kept before or is kept now, or how it failed; None while another process runs it."""
         key = self.inputs.row_key(row)
+        identity = {"arm": row.arm, "seed": row.seed, "key": key}
         kept = self._kept(key)
         if kept is None:
-            logger.info("%s starts.", name)
-            kept = self._run(row, key)
-        else:
-            as_arm = "" if kept["arm"] == row.arm else f" as arm {kept['arm']}, which has the same settings,"
-            logger.info("%s is not run again: kept%s since %s, %s.", name, as_arm, kept["information"]["ended"], key)
-        base_key = self.inputs.base_key(row.settings.benchmark_evaluation)
-        return {**kept, "arm": row.arm, "seed": row.seed, "key": key, "base_key": base_key}
+            with self.rows.claim(key) as ours:
+                if not ours:
+                    return None
+                kept = self._kept(key)  # the process that had the claim a moment ago may have finished it
+                if kept is None:
+                    logger.info("%s starts.", name)
+                    try:
+                        kept = self._run(row, key)
+                    except NotKeptError:
+                        raise
+                    except Exception as error:
+                        logger.exception("%s failed, the study goes on without it.", name)
+                        return {**identity, "error": f"{type(error).__name__}: {error}"}
+                    return self._with_names(kept, row, identity)
+        as_arm = "" if kept["arm"] == row.arm else f" as arm {kept['arm']}, which has the same settings,"
+        logger.info("%s is not run again: kept%s since %s, %s.", name, as_arm, kept["information"]["ended"], key)
+        return self._with_names(kept, row, identity)
+
+    def _with_names(self, kept: dict[str, Any], row: StudyRow, identity: dict[str, Any]) -> dict[str, Any]:
+        return {**kept, **identity, "base_key": self.inputs.base_key(row.settings.benchmark_evaluation)}
 
     def _kept(self, key: str) -> dict[str, Any] | None:
         row = self.rows.get(key)
@@ -157,14 +204,18 @@ class Study:
                 "history": _records(history),
                 "comparison": comparison,
             }
-            self.rows.put(key, finished)
+            try:
+                self.rows.put(key, finished)
+            except Exception as error:
+                raise NotKeptError(f"Row {key} (arm {row.arm}, seed {row.seed}) could not be kept: {error}") from error
         return finished
 
     def _shared(self, keys: Sequence[str], make: Callable[[], tuple[pd.DataFrame, ...]]) -> tuple[pd.DataFrame, ...]:
         """Tables that were kept, or else are made and kept; both ways they are read back, so no row sees others."""
-        if any(self.cache.get(key) is None for key in keys):
-            for key, table in zip(keys, make(), strict=True):
-                self.cache.put(key, table)
+        with self.cache.claim(keys[0], wait=True):
+            if any(self.cache.get(key) is None for key in keys):
+                for key, table in zip(keys, make(), strict=True):
+                    self.cache.put(key, table)
         return tuple(self.cache.get(key) for key in keys)
 
 

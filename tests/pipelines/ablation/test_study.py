@@ -5,8 +5,10 @@ import logging
 
 import mlflow
 import pytest
+from kedro.framework.cli.utils import _split_params
 from tests.smoke_project import Smoke
 
+from fisao_pipeline.pipelines.ablation.nodes import RowsFailedError
 from fisao_pipeline.pipelines.ablation.stages import CatalogStages
 
 LAST_ROUND = {"keep": "last", "ppo": {"learning_rate": 0.05}}
@@ -254,3 +256,82 @@ def test_a_wrong_arm_is_an_error_before_anything_runs(smoke, finished, changes, 
             smoke.run("ablation", ablation={"arms": arms})
     assert not any(calls.values())
     assert kept_rows(smoke) == before
+
+
+def test_a_failed_row_ends_the_run_when_all_else_is_kept_and_saved(smoke, finished, capsys):
+    arms = [{"name": "default", "set": {}}, {"name": "broken", "set": {"policy_training.ppo.gamma": 0.5}}]
+    real = CatalogStages.train
+
+    def train(self, *args):
+        if args[-1].policy_training.ppo.gamma == 0.5:
+            raise ValueError("No pairs to learn from")
+        return real(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", smoke.tracking_uri)
+        patch.setattr(CatalogStages, "train", train)
+        with pytest.raises(RowsFailedError, match=r"1 rows failed(.|\n)*arm broken, seed 0: ValueError: No pairs"):
+            smoke.run("ablation", policy_training=LAST_ROUND, ablation={"arms": arms[::-1], "seeds": [0]})
+    result = smoke.record("ablation_comparison")
+    assert [row["arm"] for row in result["rows"]] == ["default"]
+    assert [(row["arm"], row["error"]) for row in result["failed"]] == [
+        ("broken", "ValueError: No pairs to learn from")
+    ]
+    assert "| broken | 0 " in smoke.page("ablation_table")
+    newest = {
+        smoke.versions(name, "08_reporting")[-1]
+        for name in (
+            "ablation_comparison",
+            "ablation_table",
+            "ablation_plot",
+            "ablation_budget_plot",
+            "ablation_budget",
+        )
+    }
+    assert len(newest) == 1, "table and figures of what is finished are of this run"
+    assert "--from-nodes=run_ablation" in capsys.readouterr().err, "to go on is to run the study, not its check"
+    last = child_runs(smoke)[-1]
+    assert (last.data.tags["study.arm"], last.info.status) == ("broken", "FAILED")
+    parent = mlflow.MlflowClient(smoke.tracking_uri).get_run(last.data.tags["mlflow.parentRunId"])
+    assert parent.info.status == "FAILED"
+    study(smoke, ablation={"arms": arms, "seeds": [0]})
+    assert smoke.record("ablation_comparison")["failed"] == [], "mended, the same command runs it again"
+
+
+def test_where_every_row_fails_there_is_no_table(smoke, finished, monkeypatch):
+    def train(self, *args):
+        raise ValueError("No pairs")
+
+    arms = [{"name": "broken", "set": {"policy_training.ppo.gamma": 0.25}}]
+    before = smoke.versions("ablation_comparison", "08_reporting")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", smoke.tracking_uri)
+    monkeypatch.setattr(CatalogStages, "train", train)
+    with pytest.raises(RowsFailedError, match="arm broken, seed 0: ValueError: No pairs"):
+        smoke.run("ablation", ablation={"arms": arms, "seeds": [0]})
+    assert smoke.versions("ablation_comparison", "08_reporting") == before
+
+
+def test_table_and_images_are_saved_with_the_plot(smoke, finished):
+    table = smoke.page("ablation_table")
+    assert table.startswith("Written by `kedro run --pipelines=ablation`")
+    for name in ("ablation_budget", "ablation_recall"):
+        folder = smoke.folder(name, "08_reporting")
+        image = folder / smoke.versions(name, "08_reporting")[-1] / folder.name
+        assert image.read_bytes().startswith(b"\x89PNG")
+    assert smoke.record("ablation_budget_plot")["layout"]["title"]["text"].startswith("The probe after")
+
+
+def test_a_study_split_by_seeds_comes_to_the_same_table(smoke, finished):
+    """`--params="ablation.seeds=[1]"` in one place, `[0]` in another; the rows are put together by the next run."""
+    for seeds in ("[1]", "[0]"):
+        given = _split_params(None, None, f"ablation.seeds={seeds}")
+        assert not any(study(smoke, **given).values())
+        assert {row["seed"] for row in smoke.record("ablation_comparison")["rows"]} == {int(seeds[1])}
+    study(smoke)
+    whole = smoke.record("ablation_comparison")
+    assert [(row["arm"], row["seed"]) for row in whole["rows"]] == [
+        ("default", 0),
+        ("rule-midpoint", 0),
+        ("default", 1),
+        ("rule-midpoint", 1),
+    ]
