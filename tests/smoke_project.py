@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -37,8 +39,10 @@ class Smoke:
         self.root, self.tracking_uri = root, tracking_uri
 
     @classmethod
-    def make(cls, root: Path, mlflow_template: Path) -> "Smoke":
-        """Configuration and untrained models in place; no scenes, nothing run yet."""
+    def make(
+        cls, root: Path, mlflow_template: Path, put_models: Callable[[Path], Any] = build_pocket_models
+    ) -> "Smoke":
+        """Configuration and models in place, untrained unless said otherwise; no scenes, nothing run yet."""
         shutil.copytree(PROJECT / "conf", root / "conf", ignore=shutil.ignore_patterns("local"))
         (root / "conf" / "local").mkdir()
         (root / "src").mkdir()
@@ -48,7 +52,7 @@ class Smoke:
         store = root / "data" / "smoke" / "mlflow" / "mlflow.db"
         store.parent.mkdir(parents=True)
         shutil.copy(mlflow_template, store)
-        build_pocket_models(root / "data" / "smoke" / "06_models")
+        put_models(root / "data" / "smoke" / "06_models")
         return cls(root, f"sqlite:///{store}")
 
     def run(self, pipeline: str | None = None, tags: list[str] | None = None, **parameters) -> str:

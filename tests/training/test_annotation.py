@@ -624,3 +624,26 @@ def test_labels_cannot_pay_where_there_are_none(responses_of):
     responses = responses_of(["A dog and a kite."], split="training")
     with pytest.raises(ValueError, match=r"reward_annotation\.paid_by to `verifier`"):
         annotate(responses, StubVerifier({}), VOCABULARY, NO_TRUTH, params, no_image)
+
+
+def test_a_response_of_zero_tokens_earns_nothing(responses_of):
+    responses = responses_of(["a dog", ""])
+    responses.at[1, "token_ids"] = []
+    params = PARAMS.model_copy(update={"granularity": "sentence", "calibration": "fixed", "fixed_baseline": FIXED})
+    done = annotate(responses, StubVerifier({"a dog": 0.7}), VOCABULARY, NO_TRUTH, params, no_image)
+    assert done.token_rewards["token_rewards"].str.len().tolist() == [len(responses["token_ids"][0]), 0]
+
+
+def test_training_responses_without_a_mention_are_reported(responses_of, caplog):
+    params = PARAMS.model_copy(update={"calibration": "fixed", "fixed_baseline": FIXED})
+    for text, split, granularity, said in (
+        ("a dog", "training", "token", False),
+        ("a view", "calibration", "token", False),
+        ("a view", "training", "sentence", False),
+        ("a view", "training", "token", True),
+    ):
+        caplog.clear()
+        block = params.model_copy(update={"granularity": granularity})
+        texts = {"a photo of a dog": 0.7, text: 0.1}
+        annotate(responses_of([text], split=split), StubVerifier(texts), VOCABULARY, NO_TRUTH, block, no_image)
+        assert ("reward_annotation: none of the 1 training responses names an object" in caplog.text) == said

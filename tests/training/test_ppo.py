@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from tests.pocket_models import LORA, PocketWorld, favour, stir
@@ -11,6 +12,7 @@ from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.params import PPOParams
 from fisao_pipeline.training import ppo as ppo_module
+from fisao_pipeline.training.learning import RoundData
 from fisao_pipeline.training.ppo import anneal, ppo_round, rollout_numbers, score_rollouts
 from fisao_pipeline.training.rollouts import RolloutBatch
 
@@ -396,3 +398,14 @@ def test_numbers_of_a_rollout_are_per_response(world, policy):
     gap = scored.old_logprobs - scored.ref_logprobs
     assert numbers["kl"] == pytest.approx(float(gap.sum() / 8), rel=1e-4)
     assert numbers["kl_k3"] >= 0
+
+
+def test_equal_rewards_are_reported(world, policy, caplog):
+    rollouts = roll_out(world, policy)
+    ppo_module.report_equal_rewards(RoundData(3, 0, pd.DataFrame(), rollouts))
+    ppo_module.report_equal_rewards(RoundData(3, 0, pd.DataFrame(), rollouts.rows([0])))
+    assert not caplog.records
+    equal = torch.zeros_like(rollouts.token_rewards)
+    equal[:, 0] = 0.5
+    ppo_module.report_equal_rewards(RoundData(3, 0, pd.DataFrame(), replace(rollouts, token_rewards=equal)))
+    assert "policy_training: all 8 responses of round 3 earn the same reward (0.5)" in caplog.text

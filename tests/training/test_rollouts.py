@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fisao_pipeline.training.rollouts import build_rollouts
+from fisao_pipeline.training.rollouts import build_rollouts, nonempty_responses
 
 CPU = torch.device("cpu")
 FINITE = [[0.0, 3.0], [0.0, 1.0, 0.0], [2.0]]
@@ -116,3 +116,12 @@ def test_rewards_of_another_length_are_refused(tables):
     rewards.at[0, "token_rewards"] = [0.0, 3.0, 0.0]
     with pytest.raises(ValueError, match="differ in length; re-run reward_annotation"):
         build_rollouts(responses, prompts, rewards, CPU)
+
+
+def test_responses_without_a_token_are_counted_and_one_is_named(tables, caplog):
+    responses, _, _ = tables
+    assert len(nonempty_responses(responses)) == 3
+    assert not caplog.records
+    responses.at[1, "token_ids"] = []
+    assert nonempty_responses(responses)["response_id"].tolist() == ["a/0", "b/0"]
+    assert "policy_training: 1 of 3 responses hold no token and are left out (a/1, for example)" in caplog.text

@@ -53,6 +53,15 @@ def test_one_response_a_prompt_cannot_be_compared(trainer):
     check_trainer(settings(trainer=trainer), SAMPLING, TRUTH, ["i1"])
 
 
+def test_a_group_baseline_needs_a_group():
+    one = SAMPLING.model_copy(update={"responses_per_prompt": 1})
+    with pytest.raises(ValueError, match=r"policy_training: ppo.advantage `group`.*sampling.responses_per_prompt is 1"):
+        check_trainer(settings(advantage="group"), one, TRUTH, ["i1"])
+    check_trainer(settings(advantage="group"), SAMPLING, TRUTH, ["i1"])
+    for advantage in ("gae", "batch"):
+        check_trainer(settings(advantage=advantage), one, TRUTH, ["i1"])
+
+
 def test_ranking_by_annotations_needs_some_on_training_images():
     by_labels = settings(trainer="dpo", ranked_by="annotations")
     check_trainer(by_labels, SAMPLING, TRUTH, ["i0", "i1"])

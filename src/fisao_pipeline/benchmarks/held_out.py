@@ -11,7 +11,7 @@ import pandas as pd
 from fisao_pipeline.benchmarks.bootstrap import BootstrapSettings
 from fisao_pipeline.benchmarks.comparison import compare
 from fisao_pipeline.benchmarks.pope import STRATEGIES, PopeQuestion, build_questions
-from fisao_pipeline.method.object_spans import ObjectVocabulary
+from fisao_pipeline.chosen_vocabulary import load_vocabulary
 from fisao_pipeline.params import BenchmarkEvaluationParams
 from fisao_pipeline.seeded_choice import seeded_choice
 
@@ -104,7 +104,7 @@ def compare_models(
         annotated_categories: Names of the categories that the annotations declare: mentions of others are not scored.
         params: Vocabulary and bootstrap.
     """
-    vocabulary = ObjectVocabulary.load(params.vocabulary)
+    vocabulary = load_vocabulary(params.vocabulary, "benchmark_evaluation.vocabulary")
     annotated = manifest.dropna(subset="objects")
     comparison = compare(
         predictions,

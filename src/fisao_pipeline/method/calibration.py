@@ -61,7 +61,10 @@ class Baseline:
                 "text template (reward_annotation.template)"
             )
         if not self.pooled_std > 0:
-            raise CalibrationError("the scores of both classes have no spread; calibrate on more mentions")
+            raise CalibrationError(
+                "the scores of both classes have no spread; calibrate on more mentions "
+                "(response_sampling.calibration_prompts), or set reward_annotation.calibration to `fixed`"
+            )
         if not 0 < self.mixing_weight < 1:
             raise CalibrationError(f"mixing_weight must lie in (0, 1), got {self.mixing_weight}")
 
@@ -216,7 +219,10 @@ def calibrate_mixture(
     low, high = torch.quantile(values, torch.tensor([1 / 6, 5 / 6], dtype=torch.float64)).tolist()
     weight, variance, previous = 0.5, float(values.var(correction=0)) / 2, -math.inf
     if variance <= 0:
-        raise CalibrationError("calibration `mixture`: all mentions have the same score")
+        raise CalibrationError(
+            "reward_annotation: calibration `mixture`: all mentions have the same score; use another verifier or "
+            "template (reward_annotation.template), or set reward_annotation.calibration to `fixed`"
+        )
     for _ in range(max_steps):
         log_upper = math.log(weight) - (values - high) ** 2 / (2 * variance)
         log_lower = math.log1p(-weight) - (values - low) ** 2 / (2 * variance)

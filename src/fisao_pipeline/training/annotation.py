@@ -188,6 +188,7 @@ def annotate(
         ValueError: If a score is NaN or infinite, or labels are to pay and there are none.
     """
     found = mention_table(responses, vocabulary, params.scored_modifiers)
+    _report_nothing_to_pay(responses, found, params)
     mentions = label_mentions(score_mentions(found, verifier, params, open_image), truth)
     if params.paid_by == "annotations" and mentions.loc[mentions["split"] == "training", "label"].isna().all():
         raise ValueError(
@@ -332,7 +333,7 @@ def reward_table(
     if params.granularity == "sentence":
         scores, _ = sentence_scores(responses, verifier, open_image)
         totals = sentence_rewards(scores.double(), baseline.sentence_mean, baseline.sentence_std)
-        rewards = [place_on_tokens(r[None], [(n - 1, n)], n).tolist() for r, n in zip(totals, lengths, strict=True)]
+        rewards = [_on_last_token(total, length) for total, length in zip(totals, lengths, strict=True)]
         return pd.DataFrame({"response_id": responses["response_id"], "token_rewards": rewards})
     paid = pay_mentions(mentions, baseline, params)
     of_response: dict[str, list[int]] = {}
@@ -358,6 +359,11 @@ def pay_mentions(
             _score_tensor(mentions), baseline.mentions, params.rule, params.margin, params.false_mention_cost
         )
     return charge_repeats(paid, _true(mentions["repeated"]), params.repeat_penalty)
+
+
+def _on_last_token(total: Float[Tensor, ""], length: int) -> list[float]:
+    """A response of zero tokens has none that could be paid."""
+    return place_on_tokens(total[None], [(length - 1, length)], length).tolist() if length else []
 
 
 def response_score_table(
@@ -422,6 +428,19 @@ def _sentence_auroc(responses: pd.DataFrame, mentions: pd.DataFrame, scores: Ten
         return auroc(clean, hallucinating)
     except CalibrationError:
         return None
+
+
+def _report_nothing_to_pay(responses: pd.DataFrame, mentions: pd.DataFrame, params: RewardAnnotationParams) -> None:
+    training = responses["split"] == "training"
+    if params.granularity != "sentence" and training.any() and "training" not in set(mentions["split"]):
+        logger.warning(
+            "reward_annotation: none of the %d training responses names an object of the vocabulary %r, so no token is "
+            "paid and the first round has nothing to learn from. Use another vocabulary "
+            "(reward_annotation.vocabulary), or prompts that ask for what is in the picture (raw_prompts, "
+            "image_ingestion.template_prompt).",
+            int(training.sum()),
+            params.vocabulary,
+        )
 
 
 def _report(baseline: VerifierBaseline, params: RewardAnnotationParams) -> None:

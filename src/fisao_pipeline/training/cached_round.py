@@ -90,7 +90,7 @@ def sampling_differences(
     if rows.empty:
         return []
     lengths = rows["token_ids"].str.len()
-    cut = lengths[rows["finish_reason"] == "length"]
+    cut = lengths[(rows["finish_reason"] == "length") & (lengths > 0)]
     found = {
         # None: stored by a version that did not say.
         "temperature": float(rows["temperature"].iloc[0]) if "temperature" in rows else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Callable
@@ -36,6 +37,8 @@ from fisao_pipeline.training.scoring import (
     sampled_numbers,
     score_part,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,19 @@ def rollout_numbers(scored: ScoredRollouts) -> dict[str, float]:
     return {**numbers, "kl_penalty": scored.reward_kl_coef * numbers["kl"]}
 
 
+def report_equal_rewards(data: RoundData) -> None:
+    """Say so where all responses of a round earn the same: their advantages are then noise of the value function."""
+    totals = data.rollouts.token_rewards.sum(dim=1)
+    if len(totals) > 1 and bool((totals == totals[0]).all()):
+        logger.warning(
+            "policy_training: all %d responses of round %d earn the same reward (%g), so that there is nothing to "
+            "prefer. See reward_annotation.rule, .margin and .vocabulary, and response_sampling.temperature.",
+            len(totals),
+            data.index,
+            float(totals[0]),
+        )
+
+
 class PPOLearner:
     """Token-level PPO as a ``training.learning.Learner``: the method."""
 
@@ -231,6 +247,7 @@ class PPOLearner:
     def learn(self, data: RoundData, on_step: StepTaken) -> dict[str, float]:
         """Score under policy and reference, take PPO steps, and steer the KL weight where it has a target."""
         fixed = (self.open_image, self.temperature, self.params)
+        report_equal_rewards(data)
         scored = score_rollouts(self.policy, data.rollouts, *fixed, self.kl_coef)
         rate = anneal(self.optimizer, self.params, data.index, self.rounds)
         steps = ppo_round(self.policy, self.optimizer, scored, *fixed, data.seed, on_step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,6 +12,8 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,17 @@ class RolloutBatch:
 
 
 def nonempty_responses(responses: pd.DataFrame) -> pd.DataFrame:
-    """The responses with a token, which are those that become rollouts."""
-    return responses[responses["token_ids"].str.len() > 0]
+    """The responses with a token, which are those that become rollouts; says how many have none."""
+    has_tokens = responses["token_ids"].str.len() > 0
+    if not has_tokens.all():
+        logger.warning(
+            "policy_training: %d of %d responses hold no token and are left out (%s, for example): re-run "
+            "response_sampling if the policy is not meant to be silent.",
+            int((~has_tokens).sum()),
+            len(responses),
+            responses.loc[~has_tokens, "response_id"].iloc[0],
+        )
+    return responses[has_tokens]
 
 
 def build_rollouts(
@@ -90,7 +102,10 @@ def build_rollouts(
     """
     responses = nonempty_responses(responses)
     if responses.empty:
-        raise ValueError("policy_training: all responses are empty; raise response_sampling.max_new_tokens")
+        raise ValueError(
+            "policy_training: all responses are empty: re-run response_sampling, with a higher "
+            "response_sampling.max_new_tokens or another policy_backbone if they are empty again"
+        )
     texts = prompts.set_index("prompt_id")["prompt"]
     rewards = token_rewards.set_index("response_id")["token_rewards"]
     for name, ids, known in (

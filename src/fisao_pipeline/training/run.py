@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from fisao_pipeline.method.object_spans import ObjectVocabulary
+from fisao_pipeline.chosen_vocabulary import load_vocabulary
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.source import ModelSource, identity
@@ -61,7 +61,7 @@ def train_adapter(
             the trainer could not learn from it (see ``training.trainers``).
     """
     stored = VerifierBaseline.from_dict(baseline)
-    vocabulary = ObjectVocabulary.load(annotation.vocabulary)
+    vocabulary = load_vocabulary(annotation.vocabulary, "reward_annotation.vocabulary")
     truth = GroundTruth.read(manifest, annotated_categories, vocabulary)
     check_trainer(params, sampling, truth, prompts.loc[prompts["split"] == "training", "image_id"])
     check_cached_round(responses, prompts, stored, sampling, annotation, identity(backbone), identity(verifier))

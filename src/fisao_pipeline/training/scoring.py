@@ -106,7 +106,8 @@ def check_sampler(rollouts: RolloutBatch, old_logprobs: Float[Tensor, "b t"], to
     if gap > tolerance:
         logger.warning(
             "The sampler's logprobs differ from the trainer's by up to %.4f nats (tolerance %.4f): the responses "
-            "come from another policy, or the two compute in different precision.",
+            "come from another policy (re-run response_sampling), or the two compute in different precision (raise "
+            "policy_training.ppo.logprob_tolerance).",
             float(gap),
             tolerance,
         )

@@ -46,9 +46,11 @@ def check_trainer(
         training_images: Ids of the images of training prompts.
 
     Raises:
-        ValueError: A trainer that compares responses gets one per prompt, or is to rank by annotations without any.
+        ValueError: A trainer or baseline that compares responses gets one per prompt, or a trainer is to rank by
+            annotations without any.
     """
     if params.trainer == "ppo":
+        _check_group(params, sampling)
         return
     if sampling.responses_per_prompt < 2:
         raise ValueError(
@@ -62,4 +64,13 @@ def check_trainer(
             "policy_training: dpo.ranked_by `annotations` needs annotated training images, and none of the "
             f"{len(set(training_images))} is annotated: add their annotations and re-run from image_ingestion on, or "
             "set policy_training.dpo.ranked_by to `rewards`"
+        )
+
+
+def _check_group(params: PolicyTrainingParams, sampling: ResponseSamplingParams) -> None:
+    if params.ppo.advantage == "group" and sampling.responses_per_prompt < 2:
+        raise ValueError(
+            "policy_training: ppo.advantage `group` compares a response with the others to its prompt, and "
+            f"response_sampling.responses_per_prompt is {sampling.responses_per_prompt}: make it 2 or more and re-run "
+            "from response_sampling on, or set policy_training.ppo.advantage to `gae` or `batch`"
         )

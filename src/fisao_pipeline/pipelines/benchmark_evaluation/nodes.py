@@ -93,13 +93,13 @@ def score_predictions(
 
     By the settings that the rewards of the training were made with, which the baseline holds.
     """
-    from fisao_pipeline.method.object_spans import ObjectVocabulary  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.chosen_vocabulary import load_vocabulary  # noqa: PLC0415 - slow to import
     from fisao_pipeline.models.verifier import load_verifier  # noqa: PLC0415
     from fisao_pipeline.training import prediction_scores  # noqa: PLC0415
     from fisao_pipeline.training.annotation import GroundTruth, VerifierBaseline  # noqa: PLC0415
 
     baseline = VerifierBaseline.from_dict(verifier_baseline)
-    vocabulary = ObjectVocabulary.load(baseline.params.vocabulary)
+    vocabulary = load_vocabulary(baseline.params.vocabulary, "reward_annotation.vocabulary")
     return prediction_scores.score_predictions(
         predictions,
         load_verifier(verifier),

@@ -23,11 +23,11 @@ def annotate_responses(
     params: RewardAnnotationParams,
 ) -> tuple[pd.DataFrame, dict[str, Any], pd.DataFrame, pd.DataFrame]:
     """Scored and (where annotations can tell) labelled mentions, the baseline, token rewards, whole-response scores."""
-    from fisao_pipeline.method.object_spans import ObjectVocabulary  # noqa: PLC0415
-    from fisao_pipeline.models.verifier import load_verifier  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.chosen_vocabulary import load_vocabulary  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.models.verifier import load_verifier  # noqa: PLC0415
     from fisao_pipeline.training.annotation import GroundTruth, annotate  # noqa: PLC0415
 
-    vocabulary = ObjectVocabulary.load(params.vocabulary)
+    vocabulary = load_vocabulary(params.vocabulary, "reward_annotation.vocabulary")
     annotation = annotate(
         responses,
         load_verifier(verifier),
