@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from kedro.framework.startup import bootstrap_project
+from tests.pocket_models import build_pocket_models
 from tests.smoke_project import PROJECT, Smoke
 
 from fisao_pipeline.method.calibration import CalibrationError
@@ -289,3 +290,29 @@ def test_too_few_mentions(project, calibration):
     message = rf"^reward_annotation: calibration `{calibration}` found \d+ .*needs 500 .reward_annotation\.min_ment"
     settings = {"calibration": calibration, "min_mentions": 500}
     refused(project, message, "reward_annotation", CalibrationError, reward_annotation=settings)
+
+
+@pytest.fixture
+def untrained_verifier(project, tmp_path) -> Iterator[None]:
+    """A verifier that tells nothing, in the place of the one that does."""
+    place = project.root / "data" / "smoke" / "06_models" / "pocket_verifier"
+    kept = place.rename(tmp_path / "kept")
+    shutil.move(build_pocket_models(tmp_path / "untrained") / "pocket_verifier", place)
+    yield
+    shutil.rmtree(place)
+    shutil.move(kept, place)
+
+
+def test_a_verifier_that_tells_nothing(project, untrained_verifier):
+    """With labels its classes are the wrong way round; without, the fitted AUROC warns, marked as no measurement."""
+    sampling = {"response_sampling": {"calibration_prompts": 8, "responses_per_prompt": 6}}
+    run(project, "response_sampling", **sampling)
+    message = r"no higher than hallucinated ones.*would do harm.*reward_annotation\.template"
+    refused(project, message, "reward_annotation", CalibrationError, **sampling)
+    settings = {"calibration": "contrast", "contrast": {"agreement": 0.6}, "template": "{}"}
+    message = "< reward_annotation.min_auroc 0.60, of the fitted components, not measured): training on its scores may"
+    warned(project, message, "reward_annotation", reward_annotation=settings, **sampling)
+    baseline = json.loads(artifact(project, "verifier_baseline").read_text())
+    assert baseline["auroc_of"] == "components"
+    assert baseline["mentions"]["auroc"] < 0.6
+    assert baseline["rests_on"] > 100
