@@ -174,6 +174,7 @@ def test_a_stage_runs_again_alone_from_the_artifacts(smoke, default_run, stage):
             ("predictions", "07_model_output"),
             ("rejected_questions", "07_model_output"),
             ("prediction_mentions", "07_model_output"),
+            ("verifier_errors", "08_reporting"),
             ("reward_shift", "08_reporting"),
             ("case_study", "08_reporting"),
         ],

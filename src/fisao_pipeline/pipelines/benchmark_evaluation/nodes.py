@@ -110,6 +110,26 @@ def score_predictions(
     )
 
 
+def count_verifier_errors(prediction_mentions: pd.DataFrame) -> dict[str, Any]:
+    """How much of what is still hallucinated the reward approves of: the verifier's part and the optimiser's."""
+    from fisao_pipeline.benchmarks.verifier_errors import format_errors, verifier_errors  # noqa: PLC0415
+
+    errors = verifier_errors(prediction_mentions)
+    numbers = {
+        f"{decoding}.{model}.{name}": float(value)
+        for decoding, models in errors.items()
+        for model, values in models.items()
+        for name, value in values.items()
+        if value is not None
+    }
+    with metrics_to_active_run("verifier_errors.") as log_metrics:
+        log_metrics(numbers, 0)
+    words = format_errors(errors)
+    if words:
+        logger.info("What the reward could teach, and what was learnt:\n%s", words)
+    return errors
+
+
 def draw_reward_shift(
     predictions: pd.DataFrame, prediction_mentions: pd.DataFrame, reporting: ReportingParams
 ) -> Figure:

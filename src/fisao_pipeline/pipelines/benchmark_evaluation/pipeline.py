@@ -7,6 +7,7 @@ from kedro.pipeline import Pipeline, node
 from fisao_pipeline.pipelines.benchmark_evaluation.nodes import (
     answer_held_out_prompts,
     compare_base_and_aligned,
+    count_verifier_errors,
     draw_reward_shift,
     score_predictions,
     write_case_study,
@@ -49,6 +50,12 @@ def create_pipeline(**_: object) -> Pipeline:
                 ],
                 outputs="prediction_mentions",
                 name="score_predictions",
+            ),
+            node(
+                count_verifier_errors,
+                inputs="prediction_mentions",
+                outputs="verifier_errors",
+                name="count_verifier_errors",
             ),
             node(
                 draw_reward_shift,
