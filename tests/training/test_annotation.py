@@ -405,6 +405,21 @@ def test_a_verifier_that_hardly_tells_is_reported_without_labels_too(agreeing, c
     assert "of the fitted components, not measured" in caplog.text
 
 
+def test_two_heaps_that_are_not_the_classes_are_told_by_labels(labelled, caplog):
+    """The scores fall in two heaps, a thousand to one, but each heap holds as many correct as hallucinated ones."""
+    responses, mentions = labelled
+    heaps = mentions.iloc[[0, 0, 0, 0]].reset_index(drop=True)
+    heaps = heaps.assign(score=[0.1, 0.101, 0.3, 0.301], label=["correct", "hallucinated"] * 2)
+    with caplog.at_level(logging.INFO, logger="fisao_pipeline"):
+        found = calibrated(responses, heaps, calibration="mixture")
+    assert found.mentions.auroc > 0.99
+    assert found.measured_auroc == 0.25
+    assert "AUROC measured on what labels there are 0.250" in caplog.text
+    assert "(AUROC 0.250 < reward_annotation.min_auroc 0.60, measured on labels)" in caplog.text
+    unknown = heaps.assign(label=pd.Series([None] * 4, dtype="str"))
+    assert calibrated(responses, unknown, calibration="mixture").measured_auroc is None
+
+
 def test_a_baseline_says_what_it_rests_on(labelled, caplog):
     responses, mentions = labelled
     unknown = mentions.head(2).assign(label=pd.Series([None, None], dtype="str"), score=0.25)

@@ -29,6 +29,7 @@ BASELINE = VerifierBaseline(
     mentions=Baseline(mode="fixed", mixing_weight=0.5, auroc=None, **CLASSES),
     rests_on=0,
     auroc_of="nothing",
+    measured_auroc=None,
     overlap=None,
     thresholds=(0.2, 0.2),
     sentence_mean=0.2,

@@ -72,6 +72,8 @@ class VerifierBaseline:
         rests_on: Mentions that it rests on: the labelled ones, or without labels all that were fitted; 0 when fixed.
         auroc_of: What its AUROC and overlap are of: `labels` (measured), `components` (of the two fitted densities, no
             measurement) or `nothing`.
+        measured_auroc: AUROC on the labels where some mentions have one, whatever the baseline rests on: two fitted
+            heaps always look apart, and only labels tell whether they are the correct and the hallucinated.
         overlap: Overlap coefficient of the two classes' scores; None when fixed.
         thresholds: Scores below which a mention costs and above which it earns by the run's rule.
         sentence_mean: Mean score of whole calibration responses, a cosine.
@@ -86,6 +88,7 @@ class VerifierBaseline:
     mentions: Baseline
     rests_on: int
     auroc_of: Literal["labels", "components", "nothing"]
+    measured_auroc: float | None
     overlap: float | None
     thresholds: tuple[float, float]
     sentence_mean: float
@@ -304,6 +307,7 @@ def calibrate(
         mentions=baseline,
         rests_on=int(labelled.sum()) if params.calibration == "annotated" else len(own),
         auroc_of="components" if baseline.mode in FITTED_MODES else "labels",
+        measured_auroc=_auroc_or_none(scores[labelled & correct], scores[labelled & ~correct]),
         overlap=overlap,
         thresholds=_thresholds(baseline, params),
         sentence_mean=float(sentences.mean()),
@@ -399,6 +403,7 @@ def _fixed_baseline(params: RewardAnnotationParams) -> VerifierBaseline:
         mentions=mentions,
         rests_on=0,
         auroc_of="nothing",
+        measured_auroc=None,
         overlap=None,
         thresholds=_thresholds(mentions, params),
         sentence_mean=fixed.sentence_mean,
@@ -424,10 +429,12 @@ def _thresholds(baseline: Baseline, params: RewardAnnotationParams) -> tuple[flo
 def _sentence_auroc(responses: pd.DataFrame, mentions: pd.DataFrame, scores: Tensor) -> float | None:
     labels = response_labels(responses, mentions)
     clean, hallucinating = (scores[_true(labels.eq(name))] for name in ("clean", "hallucinating"))
-    try:
-        return auroc(clean, hallucinating)
-    except CalibrationError:
-        return None
+    return _auroc_or_none(clean, hallucinating)
+
+
+def _auroc_or_none(upper: Tensor, lower: Tensor) -> float | None:
+    """None without both classes."""
+    return auroc(upper, lower) if len(upper) and len(lower) else None
 
 
 def _report_nothing_to_pay(responses: pd.DataFrame, mentions: pd.DataFrame, params: RewardAnnotationParams) -> None:
@@ -457,6 +464,8 @@ def _report(baseline: VerifierBaseline, params: RewardAnnotationParams) -> None:
         if found.auroc is None
         else f"AUROC {found.auroc:.3f}, overlap {baseline.overlap:.3f} ({marked})"
     )
+    if baseline.auroc_of == "components" and baseline.measured_auroc is not None:
+        separation += f"; AUROC measured on what labels there are {baseline.measured_auroc:.3f}"
     logger.info(
         "Baseline (%s) of %d mentions: %s; %s; by the rule `%s` a mention costs below %.3f and earns above %.3f.",
         found.mode,
@@ -467,11 +476,14 @@ def _report(baseline: VerifierBaseline, params: RewardAnnotationParams) -> None:
         low,
         high,
     )
-    if found.auroc is not None and found.auroc < params.min_auroc:
-        logger.warning(
-            "The verifier hardly tells correct from hallucinated mentions (AUROC %.3f < reward_annotation.min_auroc "
-            "%.2f, %s): training on its scores may do harm. Try another verifier or reward_annotation.template.",
-            found.auroc,
-            params.min_auroc,
-            marked,
-        )
+    for value, source in ((found.auroc, marked), (baseline.measured_auroc, of["labels"])):
+        if value is not None and value < params.min_auroc:
+            logger.warning(
+                "The verifier hardly tells correct from hallucinated mentions (AUROC %.3f < "
+                "reward_annotation.min_auroc %.2f, %s): training on its scores may do harm. Try another verifier or "
+                "reward_annotation.template.",
+                value,
+                params.min_auroc,
+                source,
+            )
+            break
