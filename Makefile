@@ -16,6 +16,7 @@ TORCH := $(shell grep '^torch==' $(CONSTRAINTS))
 # Stamps, so that nothing is installed again before pyproject.toml or the constraints change.
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_MUTATION := $(VENV)/.installed-mutation
 # The last file that rendering the pocket pictures writes.
 SCENES := data/01_raw/pocket_scenes/prompts.jsonl
 
@@ -23,7 +24,8 @@ SCENES := data/01_raw/pocket_scenes/prompts.jsonl
 export DO_NOT_TRACK ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev scenes run test test-slow test-gpu lint seeds ablation ablation-docs viz mlflow constraints clean
+.PHONY: help setup setup-dev scenes run test test-slow test-gpu lint mutation seeds ablation ablation-docs viz mlflow constraints \
+    clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -37,6 +39,10 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 
 $(INSTALLED_DEV): $(INSTALLED)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
+	@touch $@
+
+$(INSTALLED_MUTATION): $(INSTALLED_DEV)
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[dev,mutation]'
 	@touch $@
 
 $(SCENES): | $(INSTALLED)
@@ -68,6 +74,11 @@ lint: setup-dev ## Check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+mutation: $(INSTALLED_MUTATION) ## Break every function of method/ in turn and count what its tests notice
+	rm -rf mutants
+	$(BIN)/mutmut run --max-children 1
+	@$(BIN)/python .ci/mutation_table.py
+
 seeds: setup scenes ## Run the whole method once per seed and print the means
 	$(KEDRO) run --pipelines=image_ingestion,seed_study
 
@@ -88,5 +99,5 @@ constraints: ## Write .ci/constraints.txt anew from the ranges in pyproject.toml
 	.ci/refresh_constraints "$(PYTHON)"
 
 clean: ## Remove .venv and caches; data/ is left alone
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .viz build src/*.egg-info
+	rm -rf $(VENV) mutants .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .viz build src/*.egg-info
 	find src tests notebooks -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +

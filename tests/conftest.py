@@ -16,9 +16,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import Phase, settings  # noqa: E402
 
 # Shapes written in annotations are checked in every call; the hook must be there before the modules are imported.
 jaxtyping.install_import_hook("fisao_pipeline.method", "beartype.beartype")
+
+# What `make mutation` uses: the same examples for each mutant, and none is made smaller once one has failed.
+settings.register_profile(
+    "mutation", derandomize=True, deadline=None, database=None, phases=(Phase.explicit, Phase.generate), max_examples=25
+)
 
 TOY_NODES = """
     import time

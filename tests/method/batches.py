@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -43,6 +45,24 @@ def batches(draw: st.DrawFn, row_step: int = 1) -> Batch:
     lengths = draw(st.lists(st.integers(1, columns), min_size=rows, max_size=rows))
     mask = torch.arange(columns) < torch.tensor(lengths).unsqueeze(1)
     return Batch(mask, torch.Generator().manual_seed(draw(st.integers(0, 2**31))))
+
+
+def assert_refuses_odd_shapes(
+    function: Callable[..., object], names: Sequence[str], caller: str = "", **settings: object
+) -> None:
+    """One tensor of the named ones has one row, the others two: each in its turn is refused, with all names and shapes.
+
+    To be called without the check of annotations (`as_in_production`).
+    """
+    for odd in names:
+        arguments = {name: torch.ones(1 if name == odd else 2, 3) for name in names}
+        if "completion_mask" in arguments:
+            arguments["completion_mask"] = arguments["completion_mask"].bool()
+        shapes = ", ".join(rf"{name} \({1 if name == odd else 2}, 3\)" for name in names)
+        with pytest.raises(
+            ValueError, match=rf"^{caller or function.__name__}: these must have the same shape: {shapes}$"
+        ):
+            function(**arguments, **settings)
 
 
 def assert_matches(actual: Tensor, expected: object, atol: float = 1e-6) -> None:

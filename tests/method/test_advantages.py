@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.method.batches import Batch, assert_matches, batches, few
+from tests.method.batches import Batch, assert_matches, assert_refuses_odd_shapes, batches, few
 from tests.references import method_float64 as reference
 
 from fisao_pipeline.method.advantages import (
@@ -254,19 +254,21 @@ class TestNormaliseAdvantages:
             normalise_advantages(torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.bool))
 
 
+@pytest.mark.usefixtures("as_in_production")
 @pytest.mark.parametrize(
     ("function", "tensors", "settings"),
     [
         (penalised_rewards, ["token_rewards", "old_logprobs", "ref_logprobs", "completion_mask"], {"kl_coef": 0.1}),
         (returns_to_go, ["rewards", "completion_mask"], {"gamma": 1.0}),
         (gae, ["rewards", "values", "completion_mask"], {"gamma": 1.0, "gae_lambda": 1.0}),
-        (batch_baseline, ["returns", "completion_mask"], {}),
-        (normalise_advantages, ["advantages", "completion_mask"], {}),
     ],
 )
 def test_refuses_shapes_that_would_be_broadcast(function, tensors: list[str], settings: dict[str, float]) -> None:
-    for odd in tensors:
-        arguments = {name: torch.ones(1 if name == odd else 2, 3) for name in tensors}
-        arguments["completion_mask"] = arguments["completion_mask"].bool()
-        with pytest.raises((ValueError, TypeError), match=r"same shape|parameter"):
-            function(**arguments, **settings)
+    assert_refuses_odd_shapes(function, tensors, **settings)
+
+
+@pytest.mark.usefixtures("as_in_production")
+@pytest.mark.parametrize("function", [batch_baseline, normalise_advantages])
+def test_refuses_a_mask_that_would_be_broadcast(function) -> None:
+    with pytest.raises(ValueError, match=r"^masked_mean: .*values \(2, 3\), mask \(1, 3\)$"):
+        function(torch.ones(2, 3), torch.ones(1, 3, dtype=torch.bool))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -41,6 +42,26 @@ class TestBaseline:
         assert BASELINE.midpoint == pytest.approx(0.25)
         # Weighted by counts: sqrt((30 · 0.0004 + 10 · 0.0016) / 40).
         assert BASELINE.pooled_std == pytest.approx(math.sqrt(0.028 / 40), rel=1e-12)
+
+    @given(
+        low=st.floats(-1, 0.9), gap=st.floats(0.01, 1), stds=st.tuples(*[st.floats(0.01, 1)] * 2),
+        counts=st.tuples(*[st.integers(1, 50)] * 2),
+    )  # fmt: skip
+    @few
+    def test_its_properties_are_those_of_the_mentions_it_stands_for(
+        self, low: float, gap: float, stds: tuple[float, float], counts: tuple[int, int]
+    ) -> None:
+        high = low + gap
+        baseline = Baseline(
+            "fixed", ClassScores(high, stds[0], counts[0]), ClassScores(low, stds[1], counts[1]), 0.5, 0.9
+        )
+        # Deviations of n mentions of a class that are ± its spread: the pooled one is that of them all.
+        deviations = [[std] * n for std, n in zip(stds, counts, strict=True)]
+        squares = [d**2 for of_class in deviations for d in of_class]
+        assert baseline.pooled_std == pytest.approx(math.sqrt(math.fsum(squares) / len(squares)), rel=1e-9)
+        assert min(stds) * (1 - 1e-9) <= baseline.pooled_std <= max(stds) * (1 + 1e-9)
+        assert baseline.gap == high - low
+        assert high - baseline.midpoint == pytest.approx(baseline.midpoint - low, abs=1e-12)
 
     def test_classes_without_counts_weigh_the_same(self) -> None:
         fixed = Baseline("fixed", ClassScores(0.3, 0.03, 0), ClassScores(0.2, 0.01, 0), 0.5, None)
@@ -120,6 +141,12 @@ class TestOverlap:
         assert answer == pytest.approx(reference.overlap_coefficient(first.tolist(), second.tolist(), bins), rel=1e-6)
         assert overlap_coefficient(second.flip(0), first.flip(0), bins) == pytest.approx(answer, rel=1e-12)
 
+    def test_has_40_bins_unless_told_otherwise(self) -> None:
+        scores, correct = planted(2, 0.5, 0.3, 0.2, 0.05, 500)
+        first, second = scores[correct], scores[~correct]
+        assert overlap_coefficient(first, second) == overlap_coefficient(first, second, bins=40)
+        assert overlap_coefficient(first, second) != overlap_coefficient(first, second, bins=41)
+
     def test_of_normals_is_what_many_draws_show(self) -> None:
         assert overlap_of_normals(2.0, 1.0) == pytest.approx(0.3173105, rel=1e-6)  # 2Φ(−1)
         assert overlap_of_normals(-0.2, 0.1) == pytest.approx(overlap_of_normals(2.0, 1.0))
@@ -127,8 +154,11 @@ class TestOverlap:
         assert overlap_coefficient(scores[correct], scores[~correct]) == pytest.approx(0.3173, abs=0.01)
 
     def test_refuses(self) -> None:
-        with pytest.raises(CalibrationError, match=r"overlap_coefficient: .*0 correct and 2 others"):
-            overlap_coefficient(torch.zeros(0), torch.zeros(2))
+        for sizes in ((0, 2), (2, 0)):
+            with pytest.raises(
+                CalibrationError, match=f"overlap_coefficient: .*{sizes[0]} correct and {sizes[1]} others"
+            ):
+                overlap_coefficient(torch.zeros(sizes[0]), torch.zeros(sizes[1]))
         with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
             overlap_coefficient(torch.zeros(1), torch.zeros(1), bins=0)
         for of_normals in (overlap_of_normals, auroc_of_normals):
@@ -137,6 +167,8 @@ class TestOverlap:
         for number in NOT_FINITE:
             with pytest.raises(CalibrationError, match="overlap_coefficient: a score is NaN or infinite"):
                 overlap_coefficient(torch.tensor([number]), torch.zeros(2))
+            with pytest.raises(CalibrationError, match="overlap_coefficient: a score is NaN or infinite"):
+                overlap_coefficient(torch.zeros(2), torch.tensor([0.1, number]))
 
 
 class TestAnnotated:
@@ -194,7 +226,7 @@ class TestAnnotated:
         with pytest.raises(CalibrationError, match="no higher than"):
             calibrate_annotated(self.SCORES, ~self.CORRECT)
         for number in NOT_FINITE:
-            with pytest.raises(CalibrationError, match="NaN or infinite"):
+            with pytest.raises(CalibrationError, match=r"^calibration `annotated`: a score is NaN or infinite"):
                 calibrate_annotated(torch.cat([self.SCORES, torch.tensor([number])]), torch.ones(6, dtype=torch.bool))
 
 
@@ -233,6 +265,21 @@ class TestMixture:
         assert found.correct.std == found.hallucinated.std
         assert reference.mixture_step(scores.tolist(), *ends) == pytest.approx(ends, rel=1e-5)
 
+    @given(seed=st.integers(0, 2**31), settings=st.sampled_from([(1e-7, 500), (1e-3, 500), (-1.0, 1), (-1.0, 3)]))
+    @few
+    def test_matches_reference_step_by_step(self, seed: int, settings: tuple[float, int]) -> None:
+        """A stop after so many steps, or so little gain, shows the start and each step, not only where they lead."""
+        scores, _ = planted(seed, 0.4, 0.3, 0.2, 0.04, 90)
+        found = calibrate_mixture(scores.double(), tolerance=settings[0], max_steps=settings[1], min_separation=0.0)
+        ends = (found.mixing_weight, found.correct.mean, found.hallucinated.mean, found.correct.std)
+        assert ends == pytest.approx(reference.mixture(scores.double().tolist(), *settings), rel=1e-8)
+
+    def test_defaults(self) -> None:
+        scores, _ = planted(3, 0.5, 0.2, 0.2, 0.05, 200)  # one heap: EM is slow to part it
+        free = {"min_separation": 0.0, "tolerance": -1.0}  # never content, so that only the number of steps ends it
+        assert calibrate_mixture(scores, **free) == calibrate_mixture(scores, **free, max_steps=500)
+        assert calibrate_mixture(scores, **free) != calibrate_mixture(scores, **free, max_steps=501)
+
     @given(seed=st.integers(0, 2**31), shift=st.floats(-0.3, 0.3), scale=st.floats(0.1, 3.0))
     @few
     def test_order_shift_and_scale(self, seed: int, shift: float, scale: float) -> None:
@@ -268,8 +315,15 @@ class TestMixture:
         with pytest.raises(CalibrationError, match=r"one heap, not two \(components of 30 and 1 mentions"):
             calibrate_mixture(-single)
 
+    def test_two_mentions_are_a_component(self) -> None:
+        heap = 0.2 + 0.01 * torch.randn(20, generator=torch.Generator().manual_seed(0))
+        found = calibrate_mixture(torch.cat([heap, torch.tensor([0.25, 0.25])]))
+        assert (found.correct.n, found.hallucinated.n) == (2, 20)
+
     def test_separation_is_in_standard_deviations(self) -> None:
         scores, _ = planted(3, 0.5, 0.31, 0.19, 0.03, 2000)  # planted 4 apart
+        found = calibrate_mixture(scores)
+        assert calibrate_mixture(scores, min_separation=found.gap / found.correct.std) == found  # at the edge
         calibrate_mixture(scores, min_separation=3.8)
         with pytest.raises(CalibrationError, match="one heap"):
             calibrate_mixture(scores, min_separation=4.2)
@@ -318,6 +372,23 @@ class TestContrast:
         turned = calibrate_contrast(agreed.flip(0), absent.flip(0), scores[order], max_steps=20_000, tolerance=1e-12)
         assert turned.mixing_weight == pytest.approx(found.mixing_weight, abs=1e-5)
 
+    @given(seed=st.integers(0, 2**31), settings=st.sampled_from([(1e-7, 500), (1e-2, 500), (0.0, 1), (0.0, 3)]))
+    @few
+    def test_matches_reference_step_by_step(self, seed: int, settings: tuple[float, int]) -> None:
+        scores, agreed, absent = (
+            planted(seed + n, w, 0.3, 0.2, 0.05, 60)[0].double() for n, w in enumerate((0.4, 1, 0))
+        )
+        found = calibrate_contrast(agreed, absent, scores, tolerance=settings[0], max_steps=settings[1])
+        components = (found.correct.mean, found.hallucinated.mean, found.pooled_std)
+        expected = reference.contrast_weight(scores.tolist(), *components, *settings)
+        assert found.mixing_weight == pytest.approx(expected, rel=1e-8)
+
+    def test_defaults(self) -> None:
+        scores, agreed, absent = (planted(n, w, 0.22, 0.2, 0.05, 60)[0].double() for n, w in enumerate((0.4, 1, 0)))
+        found = calibrate_contrast(agreed, absent, scores, tolerance=0.0)
+        assert found == calibrate_contrast(agreed, absent, scores, tolerance=0.0, max_steps=500)
+        assert found != calibrate_contrast(agreed, absent, scores, tolerance=0.0, max_steps=501)
+
     @pytest.mark.parametrize("weight", [0.2, 0.5, 0.8])
     def test_recovers_a_planted_weight(self, weight: float) -> None:
         scores, correct = planted(3, weight, 0.3, 0.2, 0.04, 20_000)
@@ -358,6 +429,17 @@ class TestContrast:
                 sets[place] = torch.cat([sets[place], torch.tensor([number])])
                 with pytest.raises(CalibrationError, match="`contrast`: a score is NaN or infinite"):
                     calibrate_contrast(*sets)
+
+
+@given(gap=st.floats(-2, 2), std=st.floats(0.05, 3))
+@few
+def test_normals_match_the_standard_librarys(gap: float, std: float) -> None:
+    """`statistics.NormalDist` on its own: its overlap of two densities, and its Φ of the scores' difference."""
+    upper, lower = NormalDist(gap, std), NormalDist(0.0, std)
+    assert overlap_of_normals(gap, std) == pytest.approx(upper.overlap(lower), abs=1e-9)
+    assert auroc_of_normals(gap, std) == pytest.approx(1 - (upper - lower).cdf(0.0), abs=1e-9)
+    assert auroc_of_normals(gap, std) + auroc_of_normals(-gap, std) == pytest.approx(1.0)
+    assert overlap_of_normals(3 * gap, 3 * std) == pytest.approx(overlap_of_normals(gap, std), rel=1e-9)
 
 
 def test_auroc_of_normals_is_what_many_draws_show() -> None:

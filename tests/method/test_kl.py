@@ -95,10 +95,10 @@ def test_order(estimator: str) -> None:
     )
 
 
-def test_refuses_shapes_that_differ_and_unknown_estimators() -> None:
-    with pytest.raises((ValueError, TypeError), match="ref_logprobs"):
+def test_refuses_shapes_that_differ_and_unknown_estimators(as_in_production: None) -> None:
+    with pytest.raises(ValueError, match=r"^kl_estimate: logprobs \(2, 3\) and ref_logprobs \(1, 3\) differ$"):
         kl_estimate(torch.zeros(2, 3), torch.zeros(1, 3), "k1")
-    with pytest.raises((ValueError, TypeError), match="estimator"):
+    with pytest.raises(ValueError, match=r"^kl_estimate: estimator must be k1, k2 or k3, got 'k4'$"):
         kl_estimate(torch.zeros(2), torch.zeros(2), "k4")
 
 
@@ -117,12 +117,41 @@ def test_adapted_kl_coef_by_hand(observed: float, expected: float) -> None:
     assert coefficient == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"target_nats": 0.0}, {"target_nats": -1.0}, {"horizon": 0.0}, {"step": 500.0}, {"step": -1.0}]
+@given(
+    kl_coef=st.floats(0.001, 2),
+    observed=st.floats(0, 50),
+    target=st.floats(0.1, 20),
+    horizon=st.floats(10, 1e4),
+    share=st.floats(0, 4.9),
 )
-def test_adapted_kl_coef_refuses(wrong: dict[str, float]) -> None:
+@few
+def test_adapted_kl_coef_reference_direction_and_bounds(
+    kl_coef: float, observed: float, target: float, horizon: float, share: float
+) -> None:
+    answer = adapted_kl_coef(kl_coef, observed, target, horizon, share * horizon)
+    assert answer == pytest.approx(
+        reference.adapted_kl_coef(kl_coef, observed, target, horizon, share * horizon), rel=1e-9
+    )
+    assert (answer - kl_coef) * (observed - target) >= 0
+    assert abs(answer / kl_coef - 1) <= 0.2 * share + 1e-9
+    # Only the ratios count: the same in other units of KL and of steps.
+    scaled = adapted_kl_coef(kl_coef, 2 * observed, 2 * target, 3 * horizon, 3 * share * horizon)
+    assert scaled == pytest.approx(answer, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"target_nats": 0.0}, "must be positive"),
+        ({"target_nats": -1.0}, "must be positive"),
+        ({"horizon": 0.0}, "must be positive"),
+        ({"step": 500.0}, "must lie in"),
+        ({"step": -1.0}, "must lie in"),
+    ],
+)
+def test_adapted_kl_coef_refuses(wrong: dict[str, float], reason: str) -> None:
     arguments = {"observed_nats": 5.0, "target_nats": 6.0, "horizon": 100.0, "step": 1.0} | wrong
-    with pytest.raises(ValueError, match=f"adapted_kl_coef: .*{next(iter(wrong))}"):
+    with pytest.raises(ValueError, match=f"adapted_kl_coef: .*{next(iter(wrong))}.*{reason}"):
         adapted_kl_coef(0.1, **arguments)
     assert adapted_kl_coef(0.1, 0.0, 6.0, 100.0, 499.0) > 0
     assert adapted_kl_coef(0.1, 0.0, 6.0, 100.0, 0.0) == 0.1

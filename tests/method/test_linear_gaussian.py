@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.method.batches import few
 from tests.method.linear_gaussian_models import SEEDS, any_model, models
+from tests.references import theorem_float64 as reference
 
 from fisao_pipeline.method.linear_gaussian import (
     LinearGaussianModel,
@@ -34,6 +36,19 @@ def test_by_hand() -> None:
     assert policy_bias(HAND).item() == pytest.approx(0.75)
     assert missed_and_seen(HAND).item() == pytest.approx(2.25)
     assert feedback_power(HAND).item() == pytest.approx(9.0)
+
+
+@given(model=models())
+@few
+def test_moments_match_reference_and_scale(model: LinearGaussianModel) -> None:
+    names = ("image_map", "text_map", "policy_image_map", "policy_text_map", "verifier_map", "feature_cov")
+    expected = reference.moments({name: getattr(model, name).numpy() for name in names})
+    found = policy_bias(model).item(), missed_and_seen(model).item(), feedback_power(model).item()
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    # A verifier that shows twice as much is linear in c, quadratic in q, and no part of the bias.
+    doubled = replace(model, verifier_map=2 * model.verifier_map)
+    bias, seen, power = policy_bias(doubled).item(), missed_and_seen(doubled).item(), feedback_power(doubled).item()
+    assert (bias, seen, power) == pytest.approx((found[0], 2 * found[1], 4 * found[2]), rel=1e-9)
 
 
 class TestLanguagePriorPolicy:
@@ -80,6 +95,21 @@ class TestDraws:
         torch.testing.assert_close(first.policy_text_map[:, 3:], first.text_map[:, 3:])
         assert (first.noise_std, first.policy_std) == (0.5, 0.6)
 
+    def test_a_drawn_models_maps_are_the_generators_numbers_over_the_root_of_their_columns(self) -> None:
+        model = draw_model((4, 3, 5), 0.7, 0.4, 0.5, 0.5, 0.6, torch.Generator().manual_seed(3))
+        generator = torch.Generator().manual_seed(3)
+        image_map, text_map, error = (
+            torch.randn(4, columns, generator=generator, dtype=torch.float64) / math.sqrt(columns)
+            for columns in (3, 5, 3)
+        )
+        assert torch.equal(model.image_map, image_map)
+        assert torch.equal(model.text_map, text_map)
+        assert torch.equal(model.verifier_map, image_map + 0.5 * error)
+        expected = torch.eye(8, dtype=torch.float64)
+        for k in range(3):
+            expected[k, 3 + k] = expected[3 + k, k] = 0.4
+        assert torch.equal(model.feature_cov, expected)
+
     def test_features_have_their_covariance_and_other_images_have_none_with_them(self) -> None:
         model = any_model(5, 2, 2, 3, 0.5, 1.0)
         draws = draw_features(model, 200_000, torch.Generator().manual_seed(0))
@@ -87,6 +117,12 @@ class TestDraws:
         together = torch.cat([draws.image, draws.text, draws.other_image, noise], dim=1).T
         expected = torch.block_diag(model.feature_cov, model.image_cov, 0.25 * torch.eye(2, dtype=torch.float64))
         torch.testing.assert_close(torch.cov(together), expected, rtol=0, atol=0.02)
+
+    def test_truth_is_the_maps_of_the_features_plus_the_generators_noise(self) -> None:
+        draws = draw_features(HAND, 7, torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        *_, noise = (torch.randn(7, width, generator=generator, dtype=torch.float64) for width in (2, 2, 1))
+        torch.testing.assert_close(draws.truth, 2 * draws.image + draws.text + 0.5 * noise)
 
     @given(seed=SEEDS)
     @few
@@ -109,7 +145,18 @@ class TestDraws:
         ("policy_std", 0.0),
     ],
 )
-def test_a_model_that_is_none_is_refused_by_name(name: str, value: object) -> None:
-    # Wrong shapes are stopped by the annotations in tests, by the model's own checks in production.
-    with pytest.raises((ValueError, TypeError), match=name):
+def test_a_model_that_is_none_is_refused_by_name(name: str, value: object, as_in_production: None) -> None:
+    with pytest.raises(ValueError, match=rf"\b{name}\b"):
         replace(HAND, **{name: value})
+
+
+def test_a_covariance_may_be_zero_and_off_by_rounding_of_its_largest_eigenvalue() -> None:
+    model = any_model(0, 2, 1, 2, 0.5, 1.0)
+    replace(model, feature_cov=torch.zeros(3, 3, dtype=torch.float64))
+    for lowest, refused in ((-0.5, False), (-2.0, True)):
+        covariance = torch.diag(torch.tensor([1e6, 1.0, lowest], dtype=torch.float64))
+        if refused:
+            with pytest.raises(ValueError, match="lowest eigenvalue is -2"):
+                replace(model, feature_cov=covariance)
+        else:
+            replace(model, feature_cov=covariance)

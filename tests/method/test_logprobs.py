@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.method.batches import assert_matches, few
 from tests.references import method_float64 as reference
 
+from fisao_pipeline.method import logprobs as logprobs_module
 from fisao_pipeline.method.logprobs import projected_token_logprobs, sampling_logits, token_logprobs
 
 LOGITS = torch.tensor([[math.log(1.0), math.log(3.0), math.log(4.0)]])  # probabilities 1/8, 3/8, 4/8
@@ -31,6 +32,17 @@ def test_by_hand() -> None:
     assert_matches(token_logprobs(LOGITS, ids, temperature=0.5), [math.log(16 / 26)])
     # Without the token 1 the odds are 1 : 4.
     assert_matches(token_logprobs(LOGITS, ids, suppressed_ids=torch.tensor([1])), [math.log(4 / 5)])
+
+
+def test_projection_by_hand() -> None:
+    # Logits of the first row: 2·1 + 0 and 2·0 + log 3, odds e² : 3; of the second 0 and log 3.
+    hidden, weight, bias = torch.tensor([[2.0], [0.0]]), torch.tensor([[1.0], [0.0]]), torch.tensor([0.0, math.log(3)])
+    answer = projected_token_logprobs(hidden, weight, bias, torch.tensor([0, 1]))
+    assert_matches(answer, [math.log(math.exp(2) / (math.exp(2) + 3)), math.log(3 / 4)])
+    # Temperature 1/2 squares the odds, and without token 1 token 0 is certain.
+    assert_matches(projected_token_logprobs(hidden, weight, bias, torch.tensor([1, 1]), 0.5)[1:], [math.log(9 / 10)])
+    alone = projected_token_logprobs(hidden, weight, None, torch.tensor([0, 0]), suppressed_ids=torch.tensor([1]))
+    assert alone.tolist() == [0.0, 0.0]
 
 
 def test_sampling_logits_leaves_its_input_alone() -> None:
@@ -178,14 +190,49 @@ def test_projection_never_holds_more_than_a_chunk(with_gradient: bool, monkeypat
         assert sorted(projected_rows) == [1, 1, 4, 4, 4, 4]
 
 
+def test_a_chunk_is_1024_tokens_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def spy(logits: torch.Tensor, ids: torch.Tensor, *others: object) -> torch.Tensor:
+        sizes.append(len(ids))
+        return token_logprobs(logits, ids, *others)
+
+    monkeypatch.setattr(logprobs_module, "token_logprobs", spy)
+    hidden = torch.zeros(1030, 1)
+    assert projected_token_logprobs(hidden, torch.ones(2, 1), None, torch.zeros(1030, dtype=torch.long)).shape == (
+        1030,
+    )
+    assert sizes == [1024, 6]
+
+
+def test_what_needs_no_gradient_is_not_checkpointed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logprobs_module, "checkpoint", None)
+    hidden, weight, bias, ids = example(0)
+    expected = (hidden @ weight.T + bias).log_softmax(dim=-1)[torch.arange(len(ids)), ids]
+    torch.testing.assert_close(projected_token_logprobs(hidden, weight, bias, ids), expected, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        answer = projected_token_logprobs(hidden.requires_grad_(), weight, bias, ids)
+    torch.testing.assert_close(answer, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_can_be_asked_for_without_being_accumulated() -> None:
+    """`torch.autograd.grad` refuses the reentrant kind of checkpoint."""
+    hidden, weight, bias, ids = example(0)
+    loss = projected_token_logprobs(hidden.requires_grad_(), weight.requires_grad_(), bias, ids).sum()
+    gradients = torch.autograd.grad(loss, [hidden, weight])
+    plain = (hidden @ weight.T + bias).log_softmax(dim=-1)[torch.arange(len(ids)), ids].sum()
+    torch.testing.assert_close(gradients, torch.autograd.grad(plain, [hidden, weight]), rtol=1e-4, atol=1e-5)
+    assert hidden.grad is None
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0])
 def test_refuses_a_temperature_that_is_not_positive(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature must be positive"):
         sampling_logits(LOGITS, temperature)
 
 
-def test_refuses_ids_that_do_not_match() -> None:
-    with pytest.raises((ValueError, TypeError), match="token_ids"):
+def test_refuses_ids_that_do_not_match(as_in_production: None) -> None:
+    with pytest.raises(ValueError, match=r"^token_logprobs: logits \(2, 3, 5\) and token_ids \(2, 1\) do not match$"):
         token_logprobs(torch.zeros(2, 3, 5), torch.zeros(2, 1, dtype=torch.long))
-    with pytest.raises((ValueError, TypeError), match=r"^projected_token_logprobs: .*token_ids|parameter 'token_ids'"):
+    with pytest.raises(ValueError, match=r"^projected_token_logprobs: hidden \(4, 2\) and token_ids \(3,\) differ in "):
         projected_token_logprobs(torch.zeros(4, 2), torch.zeros(5, 2), None, torch.zeros(3, dtype=torch.long))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.method.batches import Batch, assert_matches, batches, few
+from tests.method.batches import Batch, assert_matches, assert_refuses_odd_shapes, batches, few
 from tests.references import method_float64 as reference
 
 from fisao_pipeline.method.kl import kl_estimate
@@ -134,6 +134,11 @@ class TestPolicyLoss:
         assert_matches(answer.approx_kl, reference.kl_divergence(old, new))
         assert_matches(answer.ratio_mean, 1.0)
 
+    def test_a_ratio_at_the_very_edge_has_not_left_the_range(self) -> None:
+        answer, _ = policy_loss_of([2.0, 4.0], [1.0, 1.0], clip_range=1.0)
+        assert answer.ratio_mean.item() == 3.0  # exactly 2 and 4
+        assert answer.clip_fraction.item() == 0.5
+
     def test_only_the_loss_carries_a_gradient(self) -> None:
         logprobs = torch.zeros(1, 2, requires_grad=True)
         mask = torch.ones(1, 2, dtype=torch.bool)
@@ -152,12 +157,10 @@ class TestPolicyLoss:
                 clipped_policy_loss(zeros, zeros, zeros, mask, clip_range)
         with pytest.raises(ValueError, match="counts no element"):
             clipped_policy_loss(zeros, zeros, zeros, ~mask, 0.2)
+
+    def test_refuses_shapes_that_would_be_broadcast(self, as_in_production: None) -> None:
         names = ["logprobs", "old_logprobs", "advantages", "completion_mask"]
-        for odd in names:
-            arguments = {name: (mask if name == "completion_mask" else zeros) for name in names}
-            arguments[odd] = arguments[odd][:1]
-            with pytest.raises((ValueError, TypeError), match=r"same shape: logprobs.*old_logprobs|parameter"):
-                clipped_policy_loss(**arguments, clip_range=0.2)
+        assert_refuses_odd_shapes(clipped_policy_loss, names, clip_range=0.2)
 
 
 class TestValueLoss:
@@ -237,12 +240,10 @@ class TestValueLoss:
                 clipped_value_loss(zeros, zeros, zeros, mask, clip_range)
         with pytest.raises(ValueError, match="counts no element"):
             clipped_value_loss(zeros, zeros, zeros, ~mask, 0.2)
+
+    def test_refuses_shapes_that_would_be_broadcast(self, as_in_production: None) -> None:
         names = ["values", "old_values", "returns", "completion_mask"]
-        for odd in names:
-            arguments = {name: (mask if name == "completion_mask" else zeros) for name in names}
-            arguments[odd] = arguments[odd][:1]
-            with pytest.raises((ValueError, TypeError), match=r"same shape: values.*old_values|parameter"):
-                clipped_value_loss(**arguments, clip_range=0.2)
+        assert_refuses_odd_shapes(clipped_value_loss, names, clip_range=0.2)
 
 
 def expected_gradient(logits: torch.Tensor, loss_of_token: torch.Tensor) -> torch.Tensor:
@@ -319,5 +320,6 @@ class TestKLLoss:
             kl_loss(torch.zeros(1, 2), torch.zeros(1, 2), mask, -0.1)
         with pytest.raises(ValueError, match="counts no element"):
             kl_loss(torch.zeros(1, 2), torch.zeros(1, 2), ~mask, 0.1)
-        with pytest.raises((ValueError, TypeError), match="ref_logprobs"):
-            kl_loss(torch.zeros(1, 2), torch.zeros(1, 3), mask, 0.1)
+
+    def test_refuses_shapes_that_would_be_broadcast(self, as_in_production: None) -> None:
+        assert_refuses_odd_shapes(kl_loss, ["logprobs", "ref_logprobs", "completion_mask"], kl_coef=0.1)

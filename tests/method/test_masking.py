@@ -62,9 +62,11 @@ def test_refuses_an_empty_mask(function) -> None:
         function(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.usefixtures("as_in_production")
+@pytest.mark.parametrize("function", [masked_mean, masked_std, masked_row_means])
 def test_refuses_a_mask_that_would_be_broadcast(function) -> None:
-    with pytest.raises((ValueError, TypeError), match="mask"):
+    caller = "masked_mean" if function is masked_std else function.__name__
+    with pytest.raises(ValueError, match=rf"^{caller}: these .* same shape: values \(2, 3\), mask \(1, 3\)$"):
         function(torch.zeros(2, 3), torch.ones(1, 3, dtype=torch.bool))
 
 
@@ -88,5 +90,3 @@ class TestRowMeans:
     def test_refuses(self) -> None:
         with pytest.raises(ValueError, match=r"masked_row_means.*counts no element of row 1"):
             masked_row_means(VALUES, torch.tensor([[True, True], [False, False]]))
-        with pytest.raises((ValueError, TypeError), match=r"must have the same shape|parameter"):
-            masked_row_means(VALUES, MASK[:, :1])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import locale
+import re
 import sys
 import time
 from itertools import pairwise
@@ -18,10 +20,11 @@ from fisao_pipeline.method.object_spans import (
     mention_token_spans,
     modifier_starts,
 )
+from fisao_pipeline.method.vocabulary import file_digest
 from fisao_pipeline.method.vocabulary.plurals import plurals
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "references"))
-from slow_benchmarks import slow_mentions, slow_token_span
+from slow_benchmarks import slow_mentions, slow_modifier_start, slow_token_span
 
 COCO = ObjectVocabulary.from_name("coco")
 COMMON = ObjectVocabulary.from_name("coco+common")
@@ -279,6 +282,8 @@ class TestVocabulary:
     def test_empty(self, lines):
         with pytest.raises(ValueError, match="words\\.txt: no category"):
             ObjectVocabulary.from_lines(lines, "words.txt")
+        with pytest.raises(ValueError, match=r"^vocabulary: no category"):
+            ObjectVocabulary.from_lines(lines)
 
     def test_no_name(self):
         with pytest.raises(ValueError, match="line 2: no name"):
@@ -294,10 +299,35 @@ class TestVocabulary:
         assert ObjectVocabulary.from_file(path) == ObjectVocabulary.load(str(path))
         assert ObjectVocabulary.load(path).synonyms == {"dog": ("dog", "hünd")}
         assert ObjectVocabulary.load("coco") == COCO
+        assert ObjectVocabulary.load("coco+common") == COMMON
         with pytest.raises(ValueError, match="'coco', 'coco\\+common'"):
             ObjectVocabulary.load("cocoa")
         with pytest.raises(ValueError, match="no built-in vocabulary 'lvis'"):
             ObjectVocabulary.from_name("lvis")
+
+    def test_files_are_utf_8_whatever_the_locale_and_named_in_messages(self, tmp_path):
+        path = tmp_path / "words.txt"
+        path.write_bytes("hünd, chien".encode())
+        locale_before = locale.setlocale(locale.LC_CTYPE)
+        locale.setlocale(locale.LC_CTYPE, "C")
+        try:
+            assert ObjectVocabulary.from_file(path).categories == ("hünd",)
+        finally:
+            locale.setlocale(locale.LC_CTYPE, locale_before)
+        path.write_bytes(b"# nothing")
+        with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: no category"):
+            ObjectVocabulary.from_file(path)
+
+    def test_digest_is_that_of_a_files_bytes_and_a_built_in_vocabulary_has_none(self, tmp_path, monkeypatch):
+        path = tmp_path / "words.txt"
+        path.write_bytes(b"abc")
+        # The test vector of FIPS 180-4 for "abc".
+        expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        assert file_digest(path) == file_digest(str(path)) == expected
+        assert file_digest(tmp_path / "none.txt") is None
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "coco").write_bytes(b"abc")
+        assert file_digest("coco") is None
 
     @pytest.mark.parametrize(
         ("singular", "expected"),
@@ -415,6 +445,15 @@ def test_mark_repeats():
     assert mark_repeats(["dog", "cat", "dog", "dog", "cat", "bus"]) == [False, False, True, True, True, False]
 
 
+@given(st.lists(st.sampled_from("abcd")))
+def test_a_repeat_is_what_stands_before(categories):
+    repeats = mark_repeats(categories)
+    assert repeats == [category in categories[:index] for index, category in enumerate(categories)]
+    # One first mention a category, and what comes later changes nothing.
+    assert repeats.count(False) == len(set(categories))
+    assert mark_repeats([*categories, "a"])[: len(categories)] == repeats
+
+
 def phrases(text: str, max_words: int = 3) -> list[str]:
     mentions = find_mentions(text, COCO)
     return [text[s : m.char_end] for s, m in zip(modifier_starts(text, mentions, max_words), mentions, strict=True)]
@@ -445,6 +484,7 @@ class TestModifierStarts:
             ("a small cat big dog dog", ["small cat", "big dog", "dog"]),
             ("a group of dogs on two benches", ["dogs", "two benches"]),
             ("old wooden\ndog", ["dog"]),
+            ("'red dog", ["dog"]),
             ("well -- red bus (blue bus) red/bus", ["red bus", "blue bus", "bus"]),
             ("THE Red  Traffic Light", ["Red  Traffic Light"]),
             ("no dogs", ["dogs"]),
@@ -487,6 +527,17 @@ class TestModifierStarts:
             assert not {word.lower() for word in words} & PHRASE_BOUNDARIES
             assert before == "" or (before[-1].isspace() and not before[0].isspace())
             end_before = mention.char_end
+
+    @settings(max_examples=200, deadline=None)
+    @given(PHRASE_TEXTS, st.integers(0, 4))
+    def test_agrees_with_taking_words_off_one_by_one(self, text, max_words):
+        mentions = find_mentions(text, COCO)
+        floors = [0, *(mention.char_end for mention in mentions)]
+        expected = [
+            slow_modifier_start(text, mention.char_start, floor, max_words, PHRASE_BOUNDARIES)
+            for mention, floor in zip(mentions, floors, strict=False)
+        ]
+        assert modifier_starts(text, mentions, max_words) == expected
 
     @settings(max_examples=200, deadline=None)
     @given(PHRASE_TEXTS, PHRASE_TEXTS, st.integers(1, 4))

@@ -19,6 +19,7 @@ SCORES = st.lists(st.integers(-3, 3).map(float) | st.just(math.nan), min_size=1,
         ([1.0, 4.0, 2.0], 9, 0.0, [(1, 0), (1, 2), (2, 0)]),
         ([1.0, 4.0, 2.0], 9, 1.0, [(1, 0), (1, 2)]),  # a gap of 1 is not more than 1
         ([2.0, 2.0, 1.0], 2, 0.0, [(0, 2), (1, 2)]),
+        ([2.0, 1.0, 3.0], 3, 0.0, [(2, 1), (0, 1), (2, 0)]),  # of the same gap: by the better one, then the worse
         ([2.0, 2.0], 3, 0.0, []),
         ([2.0], 3, 0.0, []),
         ([math.nan, 2.0, 3.0], 3, 0.0, [(2, 1)]),
@@ -27,6 +28,12 @@ SCORES = st.lists(st.integers(-3, 3).map(float) | st.just(math.nan), min_size=1,
 )
 def test_pairs_by_hand(scores, count, min_gap, pairs) -> None:
     assert widest_pairs(scores, count, min_gap) == pairs
+
+
+def test_the_smallest_gap_is_enough_unless_a_wider_one_is_asked_for() -> None:
+    assert widest_pairs([0.0, 0.25], 1) == [(1, 0)]
+    assert best_response([0.0, 0.25]) == 1
+    assert best_response([0.0, 0.25], 0.25) is None
 
 
 @given(scores=SCORES, count=st.integers(1, 20), min_gap=st.sampled_from([0.0, 1.0, 2.5]))

@@ -68,6 +68,9 @@ class TestThresholds:
     def test_by_hand(self) -> None:
         assert reward_thresholds(BASELINE, "margin", margin=0.05) == pytest.approx((0.15, 0.35))
         assert reward_thresholds(BASELINE, "midpoint", margin=0.05) == pytest.approx((0.25, 0.25))
+        # Without a margin, and at a cost of 1, which is what they are unless told otherwise.
+        assert reward_thresholds(BASELINE, "margin") == pytest.approx((0.2, 0.3))
+        assert reward_thresholds(EVEN, "posterior") == pytest.approx((0.25, 0.25))
         # Even odds, slope 40: a cost of e² moves the threshold by 2 / 40.
         assert reward_thresholds(EVEN, "posterior", false_mention_cost=7.3890561) == pytest.approx((0.3, 0.3))
 
@@ -166,8 +169,14 @@ class TestMentionRewards:
             mention_rewards(score, BASELINE, "margin", margin=-0.01)
         with pytest.raises(ValueError, match="false_mention_cost must be at least 1"):
             mention_rewards(score, BASELINE, "posterior", false_mention_cost=0.9)
-        with pytest.raises((ValueError, TypeError), match="rule"):
-            mention_rewards(score, BASELINE, "sigmoid")
+
+    def test_refuses_an_unknown_rule(self, as_in_production: None) -> None:
+        with pytest.raises(ValueError, match=r"^mention_rewards: rule must be margin, midpoint or posterior, got 's'"):
+            mention_rewards(torch.tensor([0.3]), BASELINE, "s")
+        with pytest.raises(
+            ValueError, match=r"^reward_thresholds: rule must be margin, midpoint or posterior, got 's'"
+        ):
+            reward_thresholds(BASELINE, "s")
 
 
 class TestRepeats:
@@ -227,6 +236,10 @@ class TestPlacement:
     def test_refuses_spans_outside_the_response(self, span: tuple[int, int]) -> None:
         with pytest.raises(ValueError, match=rf"span \({span[0]}, {span[1]}\) outside a response of 4 tokens"):
             place_on_tokens(torch.ones(1), [span], 4)
+
+    def test_stays_on_the_rewards_device(self) -> None:
+        # "meta" is a device that every machine has.
+        assert place_on_tokens(torch.ones(1, device="meta"), [(0, 1)], 2).device.type == "meta"
 
     def test_refuses_another_number_of_spans(self) -> None:
         with pytest.raises(ValueError, match="2 rewards for 1 spans"):

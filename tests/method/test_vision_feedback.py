@@ -15,6 +15,7 @@ from tests.references import theorem_float64 as reference
 
 from fisao_pipeline.method.linear_gaussian import (
     LinearGaussianModel,
+    draw_features,
     feedback_power,
     language_prior_policy,
     missed_and_seen,
@@ -245,6 +246,18 @@ class TestSimulation:
         assert 0.9 < deviations.std().item() < 1.1
         assert abs(deviations.mean().item()) < 0.25
 
+    def test_by_hand_from_the_generators_own_draws(self) -> None:
+        # HAND with β = 2, α = 0: m₀ = x_v + 1.5 x_t, κ = 1/2, C = 3 and τ = 1; ρ = 0.6 leaves 0.8 for the other image.
+        grid, generator = weights(0.5, 3.0), torch.Generator().manual_seed(5)
+        found = simulated_loss(HAND, grid, Tuning(2.0), 50, torch.Generator().manual_seed(5), relevance=0.6)
+        for index, weight in enumerate(grid.tolist()):
+            image, text, other_image, truth = draw_features(HAND, 50, generator)
+            noise = torch.randn(50, 1, generator=generator, dtype=torch.float64)
+            response = image + 1.5 * text + 0.5 * weight * 3 * (0.6 * image + 0.8 * other_image) + noise
+            losses = (response - truth) ** 2
+            assert found.mean[index].item() == pytest.approx(losses.mean().item(), rel=1e-12)
+            assert found.standard_error[index].item() == pytest.approx(losses.std().item() / math.sqrt(50), rel=1e-12)
+
     def test_repeats_with_its_seed(self) -> None:
         arguments = (HAND, weights(0.5), Tuning(1.0), 10)
         first, again, other = (simulated_loss(*arguments, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
@@ -275,3 +288,4 @@ class TestRefuses:
     def test_a_single_sample(self) -> None:
         with pytest.raises(ValueError, match="samples"):
             simulated_loss(HAND, weights(0), Tuning(1.0), 1, torch.Generator())
+        simulated_loss(HAND, weights(0), Tuning(1.0), 2, torch.Generator())

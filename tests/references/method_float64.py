@@ -83,6 +83,16 @@ def kl_estimate(logprob: float, ref_logprob: float, estimator: str) -> float:
     return {"k1": -math.log(ratio), "k2": math.log(ratio) ** 2 / 2, "k3": ratio - 1 - math.log(ratio)}[estimator]
 
 
+def adapted_kl_coef(kl_coef: float, observed: float, target: float, horizon: float, step: float) -> float:
+    """Case by case: the error beyond 20% counts as 20%, and a horizon's worth of steps pays it in full."""
+    relative = (observed - target) / target
+    if relative > 0.2:
+        relative = 0.2
+    elif relative < -0.2:
+        relative = -0.2
+    return kl_coef + kl_coef * relative * (step / horizon)
+
+
 def lengths_of(mask: Mask) -> list[int]:
     """Completion lengths; a completion starts in the first column and has no holes."""
     lengths = [sum(map(bool, row)) for row in mask]
@@ -203,6 +213,41 @@ def mixture_step(
     low = math.fsum((1 - p) * x for p, x in zip(shares, scores, strict=True)) / lower
     squares = (p * (x - high) ** 2 + (1 - p) * (x - low) ** 2 for p, x in zip(shares, scores, strict=True))
     return upper / len(scores), high, low, math.sqrt(math.fsum(squares) / len(scores))
+
+
+def mixture(scores: Row, tolerance: float, max_steps: int) -> tuple[float, float, float, float]:
+    """Expectation maximisation from the middles of the outer terciles, until a step gained less likelihood."""
+    ordered, n = sorted(scores), len(scores)
+
+    def quantile(share: float) -> float:
+        place = share * (n - 1)
+        below = math.floor(place)
+        above = min(below + 1, n - 1)
+        return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+    mean = math.fsum(scores) / n
+    variance = math.fsum((x - mean) ** 2 for x in scores) / n
+    ends = (0.5, quantile(5 / 6), quantile(1 / 6), math.sqrt(variance / 2))
+    before = -math.inf
+    for _ in range(max_steps):
+        weight, high, low, std = ends
+        densities = (weight * normal_density(x, high, std) + (1 - weight) * normal_density(x, low, std) for x in scores)
+        likelihood = math.fsum(map(math.log, densities)) / n
+        ends = mixture_step(scores, *ends)
+        if likelihood - before < tolerance:
+            break
+        before = likelihood
+    return ends
+
+
+def contrast_weight(scores: Row, high: float, low: float, std: float, tolerance: float, max_steps: int) -> float:
+    """The mixing weight of two fixed normals, from even odds until it moves less than the tolerance."""
+    weight = 0.5
+    for _ in range(max_steps):
+        before, weight = weight, mixture_step(scores, weight, high, low, std)[0]
+        if abs(weight - before) < tolerance:
+            break
+    return weight
 
 
 def mention_reward(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 
 HYPHENS = "-\u2010\u2011"
@@ -40,6 +40,20 @@ def slow_token_span(offsets: Sequence[tuple[int, int]], start: int, end: int) ->
         index for index, (a, b) in enumerate(offsets) if any(a <= character < b for character in range(start, end))
     ]
     return (holders[0], holders[-1] + 1) if holders else None
+
+
+def slow_modifier_start(text: str, start: int, floor: int, max_words: int, boundaries: Collection[str]) -> int:
+    """Take compounds and the blanks after them off the end of what stands before a mention, one regex match a time."""
+    word = r"[\w\u0300-\u036f]+"
+    described = re.compile(rf"(?<![\w\u0300-\u036f])((?:{word}[{HYPHENS}])*{word})(?:[^\S\r\n]|\u200b)+$")
+    for _ in range(max_words):
+        match = described.search(text[:start])
+        if not match or match.start() < floor or match[1].lower() in boundaries:
+            break
+        if text[: match.start()].endswith(("'", "\u2019")):
+            break
+        start = match.start()
+    return start
 
 
 def slow_chair(captions: Sequence[Sequence[str]], truths: Sequence[set[str]]) -> dict[str, Fraction]:

@@ -26,6 +26,20 @@ def expected_loss(maps: dict[str, Array], spreads: dict[str, float], vision_weig
     return total
 
 
+def moments(maps: dict[str, Array]) -> tuple[float, float, float]:
+    """E‖y* − ε − m₀‖², E⟨y* − m₀, C x_v⟩ and E‖C x_v‖², as sums over the unit vectors behind the features."""
+    i = maps["image_map"].shape[1]
+    root = np.linalg.cholesky(maps["feature_cov"])
+    bias = missed_and_seen = power = 0.0
+    for unit in np.eye(len(root)):
+        image, text = np.split(root @ unit, [i])
+        truth = maps["image_map"] @ image + maps["text_map"] @ text
+        missed = truth - maps["policy_image_map"] @ image - maps["policy_text_map"] @ text
+        seen = maps["verifier_map"] @ image
+        bias, missed_and_seen, power = bias + missed @ missed, missed_and_seen + missed @ seen, power + seen @ seen
+    return float(bias), float(missed_and_seen), float(power)
+
+
 def _error(
     maps: dict[str, Array], spreads: dict[str, float], vision_weight: float, relevance: float, *parts: Any
 ) -> Array:
