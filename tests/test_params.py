@@ -91,6 +91,8 @@ def test_a_block_never_changes_after_loading(name):
         ("policy_training", "ppo.micro_batch_size", 7),
         ("policy_training", "ppo.kl_target_nats", 0),
         ("policy_training", "ppo.unlikely_below", 0),
+        ("policy_training", "ppo.value_width", 0),
+        ("policy_training", "ppo.value_learning_rate", 0),
         ("policy_training", "ppo.unlikely_cost", -1),
         ("policy_training", "trainer", "grpo"),
         ("policy_training", "dpo.beta", 0),

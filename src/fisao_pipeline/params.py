@@ -181,6 +181,8 @@ class PPOParams(OptimiserParams):
         gt=0, description="Reward units that a value may move in a round; null leaves it free. Used by `gae` only."
     )
     vf_coef: float = Field(ge=0, description="Weight of the value loss; used by `gae` only.")
+    value_width: int | None = Field(gt=0, description="Hidden layer of the value head; null for a linear one (`gae`).")
+    value_learning_rate: float | None = Field(gt=0, description="Of the value head (`gae`); null for the adapter's.")
     kl_penalty: Literal["reward", "loss"] = Field(
         description="Where the KL to the reference is: taken off each token's reward (k1), or a loss of its own (k2)."
     )

@@ -49,6 +49,8 @@ PPO = {
     "logprob_tolerance": 0.01,
     "unlikely_below": 0.001,
     "unlikely_cost": 0.0,
+    "value_width": None,
+    "value_learning_rate": None,
 }
 STEPS = {name: PPO[name] for name in OptimiserParams.model_fields}
 DPO = {"beta": 0.1, "ranked_by": "rewards", "pairs_per_prompt": 2, "min_gap": 0.0, "length_normalised": False, **STEPS}

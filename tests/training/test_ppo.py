@@ -12,8 +12,8 @@ from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.params import PPOParams
 from fisao_pipeline.training import ppo as ppo_module
-from fisao_pipeline.training.learning import RoundData
-from fisao_pipeline.training.ppo import anneal, ppo_round, rollout_numbers, score_rollouts
+from fisao_pipeline.training.learning import RoundData, adapter_optimizer, anneal
+from fisao_pipeline.training.ppo import ppo_round, rollout_numbers, score_rollouts
 from fisao_pipeline.training.rollouts import RolloutBatch
 
 TEMPERATURE = 0.9
@@ -26,6 +26,8 @@ PARAMS = PPOParams(
     clip_range=0.2,
     value_clip_range=None,
     vf_coef=0.5,
+    value_width=None,
+    value_learning_rate=None,
     kl_penalty="reward",
     kl_coef=0.1,
     kl_target_nats=None,
@@ -380,13 +382,20 @@ def test_gradients_are_clipped(world, policy):
     assert norm == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_the_learning_rate_falls_linearly(world):
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+def test_learning_rates_fall_linearly_the_value_heads_beside_the_adapters(world, policy):
+    policy.add_value_head(width=8)
     ppo = params(learning_rate=0.1, anneal_to=0.2)
+    optimizer = adapter_optimizer(policy, ppo, value_learning_rate=0.5)
+    adapter, head = optimizer.param_groups
+    assert (adapter["lr"], head["lr"]) == (0.1, 0.5)
+    assert {id(p) for p in head["params"]} == {id(p) for p in policy.value_head.parameters()}
+    assert len(adapter["params"]) + len(head["params"]) == len(policy.trainable_parameters())
     rates = [anneal(optimizer, ppo, index, 5) for index in range(5)]
     assert rates == pytest.approx([0.1, 0.08, 0.06, 0.04, 0.02])
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.02)
+    assert (adapter["lr"], head["lr"]) == pytest.approx((0.02, 0.1))
     assert anneal(optimizer, ppo, 0, 1) == 0.1
+    same = adapter_optimizer(policy, ppo)
+    assert [group["lr"] for group in same.param_groups] == [0.1, 0.1]
 
 
 def test_numbers_of_a_rollout_are_per_response(world, policy):

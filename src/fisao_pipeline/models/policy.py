@@ -92,15 +92,18 @@ class Policy:
         plain = not getattr(text, "sliding_window", None) and "mrope_section" not in rope
         return plain and getattr(text, "_attn_implementation", None) == "sdpa"
 
+    def adapter_parameters(self) -> list[torch.nn.Parameter]:
+        """The adapter's parameters."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """The adapter's parameters, and the value head's where there is one."""
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        return parameters + (list(self.value_head.parameters()) if self.value_head is not None else [])
+        return self.adapter_parameters() + (list(self.value_head.parameters()) if self.value_head is not None else [])
 
-    def add_value_head(self) -> None:
-        """Give the policy a value function that starts at zero."""
+    def add_value_head(self, width: int | None = None) -> None:
+        """Give the policy a value function that starts at zero, with a hidden layer of ``width`` or linear."""
         hidden = self.backbone.config.get_text_config().hidden_size
-        self.value_head = ValueHead(hidden).to(self.device)
+        self.value_head = ValueHead(hidden, width).to(self.device)
 
     @torch.no_grad()
     def sample(

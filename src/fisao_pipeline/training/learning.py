@@ -70,18 +70,25 @@ class Objective(Protocol[Item]):
         """Loss of a part, with its gradient, and the numbers to log."""
 
 
-def adapter_optimizer(policy: Policy, params: OptimiserParams) -> torch.optim.Optimizer:
-    """AdamW on the adapter and, where there is one, the value head."""
-    return torch.optim.AdamW(policy.trainable_parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
+def adapter_optimizer(
+    policy: Policy, params: OptimiserParams, value_learning_rate: float | None = None
+) -> torch.optim.Optimizer:
+    """AdamW on the adapter and, where there is one, the value head with a learning rate of its own."""
+    groups = [{"params": policy.adapter_parameters(), "initial_lr": params.learning_rate}]
+    if policy.value_head is not None:
+        rate = params.learning_rate if value_learning_rate is None else value_learning_rate
+        groups.append({"params": list(policy.value_head.parameters()), "initial_lr": rate})
+    for group in groups:
+        group["lr"] = group["initial_lr"]
+    return torch.optim.AdamW(groups, weight_decay=params.weight_decay)
 
 
 def anneal(optimizer: torch.optim.Optimizer, params: OptimiserParams, round_index: int, rounds: int) -> float:
-    """Set and return the round's learning rate: linear from ``learning_rate`` to ``anneal_to`` of it."""
-    share = round_index / max(1, rounds - 1)
-    rate = params.learning_rate * (1 - share * (1 - params.anneal_to))
+    """Set the round's learning rates, linear from the first ones to ``anneal_to`` of them; returns the adapter's."""
+    left = 1 - round_index / max(1, rounds - 1) * (1 - params.anneal_to)
     for group in optimizer.param_groups:
-        group["lr"] = rate
-    return rate
+        group["lr"] = group["initial_lr"] * left
+    return optimizer.param_groups[0]["lr"]
 
 
 def clipped_step(policy: Policy, optimizer: torch.optim.Optimizer, max_grad_norm: float, trainer: str) -> float:

@@ -238,10 +238,10 @@ class PPOLearner:
             rounds: Of the whole run, for the learning rate's course.
         """
         if params.advantage == "gae":
-            policy.add_value_head()
+            policy.add_value_head(params.value_width)
         self.policy, self.open_image, self.temperature, self.params = policy, open_image, temperature, params
         self.rounds = rounds
-        self.optimizer = adapter_optimizer(policy, params)
+        self.optimizer = adapter_optimizer(policy, params, params.value_learning_rate)
         self.kl_coef = params.kl_coef
 
     def learn(self, data: RoundData, on_step: StepTaken) -> dict[str, float]:
