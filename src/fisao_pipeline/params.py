@@ -367,9 +367,13 @@ class Utilisation(StageParams):
 class PlanParams(StageParams):
     """What a plan assumes where configurations do not tell."""
 
-    cards: tuple[Card, ...] = Field(min_length=1, description="Planned for where no GPU is found; peaks of one that is.")
+    cards: tuple[Card, ...] = Field(
+        min_length=1, description="Planned for where no GPU is found; peaks of one that is."
+    )
     utilisation: Utilisation
     prompt_tokens: int = Field(ge=1, description="Longest prompt with its chat template, in tokens, without its image.")
-    image_tokens: int | None = Field(ge=1, description="What an image takes of the prompt; null asks the configuration.")
+    image_tokens: int | None = Field(
+        ge=1, description="What an image takes of the prompt; null asks the configuration."
+    )
     response_share: float = Field(gt=0, le=1, description="Mean length of a response over max_new_tokens.")
     reserve_gib: float = Field(ge=0, description="CUDA's own memory, fragments and what else uses the card.")

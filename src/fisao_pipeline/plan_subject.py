@@ -65,4 +65,3 @@ def _prompt_counts(catalog: DataCatalog) -> dict[str, int]:
     block = parameters.load()
     fractions = block["split_fractions"] if isinstance(block, Mapping) else block.split_fractions
     return {split: round(images * share) for split, share in fractions.items()}
-

@@ -65,7 +65,12 @@ def layer_bytes_per_token(shape: PolicyShape) -> int:
     widths = sum(i + o for i, o in shape.lora_layers)
     rank = shape.lora_parameters // (shape.layers * widths) if widths else 0
     kept = FLOAT32 * ((2 * d + f) if b == FLOAT32 else sum(inputs))
-    return 2 * FLOAT32 * d + b * (2 * shape.query_width + 2 * shape.key_width + 3 * f) + kept + FLOAT32 * rank * len(inputs)
+    return (
+        2 * FLOAT32 * d
+        + b * (2 * shape.query_width + 2 * shape.key_width + 3 * f)
+        + kept
+        + FLOAT32 * rank * len(inputs)
+    )
 
 
 def activation_bytes(shape: PolicyShape, lengths: Lengths, responses: int, checkpointing: bool) -> int:
@@ -135,9 +140,5 @@ def largest_micro_batch(
 def largest_sampling_batch(shape: PolicyShape, lengths: Lengths, batch_size: int, free_bytes: float) -> int | None:
     """The largest multiple of K up to `batch_size` that can be drawn at once; None if not even one prompt's K can."""
     whole = max(batch_size // lengths.group, 1) * lengths.group
-    fitting = (
-        size
-        for size in range(whole, 0, -lengths.group)
-        if sampling_bytes(shape, lengths, size) <= free_bytes
-    )
+    fitting = (size for size in range(whole, 0, -lengths.group) if sampling_bytes(shape, lengths, size) <= free_bytes)
     return next(fitting, None)

@@ -179,9 +179,11 @@ def _fault(run: Run, plan: PlanParams, card: Card, micro: int | None, sampling: 
         whole = max(run.sampling.batch_size // run.sampling.responses_per_prompt, 1) * run.sampling.responses_per_prompt
         if sampling < whole:
             changes.append(f"response_sampling.batch_size {run.sampling.batch_size} to {sampling} (other samples)")
-        return f"{card.name} ({card.memory_gib:g} GiB) is too small as configured: lower " + ", ".join(
-            changes
-        ) if changes else None
+        return (
+            f"{card.name} ({card.memory_gib:g} GiB) is too small as configured: lower " + ", ".join(changes)
+            if changes
+            else None
+        )
     need = sum(fixed_bytes(run, plan).values()) / GIB
     advice = _what_would_fit(run, plan, card)
     return (
@@ -210,7 +212,9 @@ def _what_would_fit(run: Run, plan: PlanParams, card: Card) -> str:
         free = (card.memory_gib - plan.reserve_gib) * GIB - sum(fixed_bytes(run, plan).values())
         lengths = run.lengths(plan)
         if (
-            memory.largest_micro_batch(run.policy, lengths, optimiser_of(run.training).batch_size, free, run.checkpointing)
+            memory.largest_micro_batch(
+                run.policy, lengths, optimiser_of(run.training).batch_size, free, run.checkpointing
+            )
             and memory.largest_sampling_batch(run.policy, lengths, run.sampling.batch_size, free) is not None
         ):
             return f"It fits with: {'; '.join(done)}"

@@ -125,7 +125,9 @@ def phases(
         "scoring": Phase(
             "scoring", SCORINGS * rounds, round(SCORINGS * learnt), round(SCORINGS * rounds * packed), SCORINGS * scored
         ),
-        "update": Phase("update", passes * rounds, round(passes * learnt), round(passes * rounds * packed), passes * updated),
+        "update": Phase(
+            "update", passes * rounds, round(passes * learnt), round(passes * rounds * packed), passes * updated
+        ),
         "evaluation": both(
             draw(2 * held_out, 1 + evaluation.samples_per_prompt, evaluated_length), draw(4 * asked, 1, ANSWER_TOKENS)
         ),
