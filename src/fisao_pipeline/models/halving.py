@@ -1,4 +1,4 @@
-"""Out of GPU memory: what is done at once is halved, said, and done again; nobody loses a night's run to a long answer."""
+"""Out of GPU memory: what is done at once is halved, said, and done again instead of ending the run."""
 
 from __future__ import annotations
 

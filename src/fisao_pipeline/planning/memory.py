@@ -49,8 +49,8 @@ def adapter_bytes(shape: PolicyShape, value_head: bool) -> int:
 def layer_bytes_per_token(shape: PolicyShape) -> int:
     """What one decoder layer keeps of a token for the backward pass, in bytes.
 
-    With weights of b bytes, width d, attention widths q (queries) and k (keys, values), feed-forward width f and adapted
-    linear layers of i_j inputs, rank r (Σ r below is over them):
+    With weights of b bytes, width d, attention widths q (queries) and k (keys, values), feed-forward width f and
+    adapted linear layers of i_j inputs, rank r (Σ r below is over them):
 
     - two norms keep their input in float32: 2 · 4 d
     - attention keeps queries, output, keys and values: b (2 q + 2 k)
@@ -82,9 +82,9 @@ def activation_bytes(shape: PolicyShape, lengths: Lengths, responses: int, check
         without checkpointing   n s (L a + b d)
         with                    n s (L b d + 2 a + b d)
 
-    since every layer then keeps its input only, and one at a time is computed again, its gradients beside it. On top, in
-    both: the packed mask n s² (1 + b), and one chunk of logits, min(n K T, 1024) · v · (b + 3 · 4): the logits, their
-    float32, log-softmax and gradient.
+    since every layer then keeps its input only, and one at a time is computed again, its gradients beside it. On top,
+    in both: the packed mask n s² (1 + b), and one chunk of logits, min(n K T, 1024) · v · (b + 3 · 4): the logits,
+    their float32, log-softmax and gradient.
     """
     prompts = -(-responses // lengths.group)
     tokens = prompts * lengths.packed

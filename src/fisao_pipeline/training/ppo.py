@@ -80,8 +80,8 @@ def score_rollouts(
     """Logprobs of policy and reference, rewards (KL-penalised with ``params.kl_penalty`` `reward`), advantages.
 
     Logprobs are computed again with the very code that the update uses, so that the first ratio is 1; a sampler whose
-    logprobs differ by more than ``params.logprob_tolerance`` is reported. ``micro`` keeps the size of micro-batches from
-    round to round, should memory run out; None starts from the parameters.
+    logprobs differ by more than ``params.logprob_tolerance`` is reported. ``micro`` keeps the size of micro-batches
+    from round to round, should memory run out; None starts from the parameters.
 
     Raises:
         ValueError: If they differ by more than ``FOREIGN_GAP_NATS`` in the mean: the responses are another policy's.
