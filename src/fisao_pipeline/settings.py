@@ -7,7 +7,7 @@ import warnings
 warnings.filterwarnings("ignore", message="register_new_resolver", category=UserWarning)
 
 from fisao_pipeline.hooks import LineageHooks  # noqa: E402
-from fisao_pipeline.plan_subject import PlanHooks  # noqa: E402
+from fisao_pipeline.plan_hooks import PlanHooks  # noqa: E402
 from fisao_pipeline.preflight import PreflightHooks  # noqa: E402
 from fisao_pipeline.session import InterruptibleSession  # noqa: E402
 from fisao_pipeline.tracking import TrackingHooks  # noqa: E402

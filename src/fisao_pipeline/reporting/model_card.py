@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -54,7 +55,8 @@ def model_card(
         f"# LoRA adapter for {_plain(name)}",
         "",
         "Trained by FiSAO (arXiv 2410.14148): token-level rewards from a vision encoder, so that answers name fewer "
-        "objects that are not in the picture. The adapter is on the language tower; the vision tower is that of the base model.",
+        "objects that are not in the picture. The adapter is on the language tower; the vision tower is that of the "
+        "base model.",
         "",
         f"- base model: {_plain(name)}" + (f", revision {_plain(revision)}" if revision else ""),
         *([f"- its weights: {_plain(identity)}"] if identity else []),
@@ -90,7 +92,7 @@ def probe_changes(history: list[Mapping[str, Any]]) -> dict[str, tuple[float, fl
     return {
         key: (float(a), float(b))
         for key, (a, b) in pairs.items()
-        if a is not None and b is not None and a == a and b == b
+        if a is not None and b is not None and not math.isnan(a) and not math.isnan(b)
     }
 
 

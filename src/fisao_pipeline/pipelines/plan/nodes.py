@@ -17,7 +17,7 @@ from fisao_pipeline.params import (
     ResponseSamplingParams,
     RewardAnnotationParams,
 )
-from fisao_pipeline.plan_subject import PlanSubject
+from fisao_pipeline.planning.subject import PlanSubject
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kedro.pipeline import Pipeline, node
 
 from fisao_pipeline.pipelines.plan.nodes import check_plan, make_plan
-from fisao_pipeline.plan_subject import PLAN_SUBJECT
+from fisao_pipeline.planning.subject import PLAN_SUBJECT
 
 
 def create_pipeline(**_: object) -> Pipeline:

@@ -1,9 +1,8 @@
-"""What a plan is about, put into the catalog before it runs: the models that are named, and what is missing of all."""
+"""Puts into the catalog what a plan is about, before it runs: nodes are given data, not the catalog they are in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from kedro.framework.hooks import hook_impl
@@ -11,25 +10,8 @@ from kedro.io import DataCatalog, DatasetError, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from fisao_pipeline.datasets.image_folder import ImageFolderDataset
-from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.planning.subject import PLAN_SUBJECT, PlanSubject
 from fisao_pipeline.preflight import missing_inputs, registered_pipelines
-
-PLAN_SUBJECT = "plan_subject"
-
-
-@dataclass(frozen=True)
-class PlanSubject:
-    """What the catalog of an environment names.
-
-    Attributes:
-        models: `policy_backbone` and `verifier`, whether they are on this machine or not.
-        prompts: Prompts of each split, where they were ingested; images of each split before that; else nothing.
-        faults: What a run of all stages would miss, each with what to do about it.
-    """
-
-    models: Mapping[str, ModelSource]
-    prompts: Mapping[str, int] = field(default_factory=dict)
-    faults: tuple[str, ...] = ()
 
 
 class PlanHooks:
