@@ -28,7 +28,7 @@ def test_weights_that_are_not_there_are_planned_for_and_listed_with_all_else(smo
     weights.rename(aside)
     try:
         with pytest.raises(ValueError, match="would not go through") as refusal:
-            smoke.run("plan", **{"reward_annotation.vocabulary": "no/such/words.txt"})
+            smoke.run("plan", reward_annotation={"vocabulary": "no/such/words.txt"})
     finally:
         aside.rename(weights)
     faults = str(refusal.value).splitlines()[1:]

@@ -49,7 +49,7 @@ def test_a_users_text_is_no_markup():
         revision='x"\n---\nevil: true',
     )
     assert "<script>" not in text.replace("\\<script\\>", "")
-    assert "\n# Heading" not in text and "evil: true\n" not in text
+    assert "\n# Heading" not in text and "\nevil" not in text
     assert "\\| \\[x\\](http://y) &amp; \\`z\\`" in text
     strange = 'o/m"\nlicense: "stolen'
     assert head(card(base_model=strange)) == {
