@@ -34,17 +34,17 @@ class PreflightHooks:
         Raises:
             NotReadyError: Something is wrong; all of it is listed.
         """
-        registered = _registered_pipelines()
+        registered = registered_pipelines()
         faults = _unknown_blocks(catalog, registered.values())
         # Kedro leaves out nodes whose outputs exist, and what only those read need not be there.
         if not run_params.get("only_missing_outputs"):
-            faults += _missing_inputs(run_params, pipeline, catalog, registered)
+            faults += missing_inputs(run_params, pipeline, catalog, registered)
         if faults:
             raise NotReadyError("Nothing was run:\n" + "\n".join(f"- {fault}" for fault in faults))
 
 
-def _registered_pipelines() -> dict[str, Pipeline]:
-    """All of them; Kedro's own mapping holds only those that this run asked for."""
+def registered_pipelines() -> dict[str, Pipeline]:
+    """All pipelines by name; Kedro's own mapping holds only those that this run asked for."""
     if project.PACKAGE_NAME is None:
         return {}
     return import_module(f"{project.PACKAGE_NAME}.pipeline_registry").register_pipelines()
@@ -63,9 +63,17 @@ def _unknown_blocks(catalog: DataCatalog, pipelines: Iterable[Pipeline]) -> list
     ]
 
 
-def _missing_inputs(
+def missing_inputs(
     run_params: Mapping[str, Any], pipeline: Pipeline, catalog: DataCatalog, registered: Mapping[str, Pipeline]
 ) -> list[str]:
+    """What a pipeline reads and is not there, in words that say how to get it.
+
+    Args:
+        run_params: What Kedro hands to its pipeline hooks; the commands in the answer have its settings.
+        pipeline: What would be run.
+        catalog: Of that run.
+        registered: All pipelines by name.
+    """
     faults: list[str] = []
     to_make: dict[str, list[str]] = {}
     pinned = run_params.get("load_versions") or {}
@@ -99,6 +107,10 @@ def _own_words(dataset: ModelFolderDataset | ImageFolderDataset | JsonFilesDatas
     except DatasetError as error:
         # Kedro puts a line about loading in front of what a dataset says.
         return [str(error.__cause__ if isinstance(error.__cause__, DatasetError) else error)]
+    lacking = dataset.missing_files() if isinstance(dataset, ModelFolderDataset) else []
+    if lacking:
+        place = dataset.source.path_or_id
+        return [f"the model '{place}' is not complete: {', '.join(lacking)} missing. Download or copy it again."]
     return []
 
 

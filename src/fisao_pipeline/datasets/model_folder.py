@@ -12,7 +12,14 @@ from kedro_datasets._typing import JSONPreview
 
 from fisao_pipeline.datasets.preview import preview_json, read_provenance
 from fisao_pipeline.datasets.publish import publish_in_place, restore_interrupted_swap
-from fisao_pipeline.models.source import CONFIG_FILE, ModelNotFoundError, ModelSource, find_model, fingerprint
+from fisao_pipeline.models.source import (
+    CONFIG_FILE,
+    ModelNotFoundError,
+    ModelSource,
+    find_model,
+    fingerprint,
+    missing_model_files,
+)
 
 PROVENANCE_FILE = "provenance.json"
 
@@ -69,6 +76,20 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
         )
         self._allow_download = allow_download
         self.metadata = metadata
+
+    @property
+    def source(self) -> ModelSource:
+        """The model that the entry names, whether it is here or not."""
+        return self._source
+
+    def missing_files(self) -> list[str]:
+        """What a model that is here lacks to be loaded; nothing for one that is still to be downloaded.
+
+        Raises:
+            DatasetError: It is not here at all.
+        """
+        folder = self._find()
+        return missing_model_files(folder) if folder is not None else []
 
     def load(self) -> ModelSource:
         """Check that the model is here and say how to load it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
 # Beside an adapter: which model it was trained on. PEFT's `revision` cannot say it, PEFT asks the hub for that one.
 BASE_MODEL_FILE = "base_model.json"
 # Larger files are identified by their size and ends: hashing 14 GB at every run would take longer than loading them.
@@ -79,6 +81,22 @@ def find_model(path_or_id: str, revision: str | None = None, allow_download: boo
             "or set `allow_download: true` on the catalog entry."
         )
     return cached
+
+
+def missing_model_files(folder: Path) -> list[str]:
+    """What a model's folder lacks beside its configuration: weights (each shard of its index), tokenizer, processor."""
+    index = folder / f"{WEIGHTS_FILE}.index.json"
+    shards = [WEIGHTS_FILE]
+    if index.is_file():
+        try:
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return [f"a readable {index.name}"]
+    missing = [name for name in shards if not (folder / name).is_file()]
+    for either in (("tokenizer.json", "tokenizer_config.json"), ("preprocessor_config.json", "processor_config.json")):
+        if not any((folder / name).is_file() for name in either):
+            missing.append(" or ".join(either))
+    return missing
 
 
 def fingerprint(folder: Path) -> str:

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from fisao_pipeline.method.verifier_scores import cosine_scores, max_cosine_scores
+from fisao_pipeline.models.halving import HalvingSize
 from fisao_pipeline.models.loading import load_pretrained
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.source import ModelSource, find_model
@@ -87,10 +88,20 @@ class _EmbeddingVerifier(ABC):
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, batch_size: int = 64):
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
-        self.batch_size = batch_size
+        effect = "Scores are the same but for rounding."
+        self.batch = HalvingSize(batch_size, "the verifier's batch", effect, "Load verifier in bfloat16.")
         self._images: dict[str, Tensor] = {}
         self._texts: dict[str, Tensor] = {}
         self.truncated_texts = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Images or texts embedded at once."""
+        return self.batch.size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self.batch.size = size
 
     def score(self, image_ids: Sequence[str], texts: Sequence[str], open_image: ImageOpener) -> Float[Tensor, " m"]:
         """S of each (image, text) pair, cosines in [-1, 1]."""
@@ -109,27 +120,38 @@ class _EmbeddingVerifier(ABC):
     @torch.no_grad()
     def embed_images(self, image_ids: Iterable[str], open_image: ImageOpener) -> None:
         """Embed the images that were not embedded before."""
-        for ids in self._batches(image_ids, self._images):
-            images: list[Image.Image] = [open_image(i) for i in ids]
-            inputs = dict(self.processor(images=images, return_tensors="pt").to(self.model.device))
-            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
-            self._images.update(zip(ids, self._image_embeddings(inputs).float().cpu(), strict=True))
+        wanted = list(image_ids)
+
+        def embed(size: int) -> None:
+            for ids in self._batches(wanted, self._images, size):
+                images: list[Image.Image] = [open_image(i) for i in ids]
+                inputs = dict(self.processor(images=images, return_tensors="pt").to(self.model.device))
+                inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+                self._images.update(zip(ids, self._image_embeddings(inputs).float().cpu(), strict=True))
+
+        self.batch.run(embed)
 
     @torch.no_grad()
     def embed_texts(self, texts: Iterable[str]) -> None:
         """Embed the texts that were not embedded before, cut to the text tower's context; counts what was cut."""
-        tokenizer, limit = self.processor.tokenizer, self.context_tokens
-        for batch in self._batches(texts, self._texts):
-            given = [text.lower() for text in batch] if self.lower_case else batch
-            encoded = tokenizer(given, padding=self.padding, truncation=True, max_length=limit, return_tensors="pt")
-            self.truncated_texts += sum(len(ids) > limit for ids in tokenizer(given, verbose=False)["input_ids"])
-            embedded = self._text_embeddings(encoded.to(self.model.device))
-            self._texts.update(zip(batch, embedded.float().cpu(), strict=True))
+        tokenizer, limit, wanted = self.processor.tokenizer, self.context_tokens, list(texts)
 
-    def _batches(self, keys: Iterable[str], known: dict[str, Tensor]) -> Iterable[list[str]]:
+        def embed(size: int) -> None:
+            for batch in self._batches(wanted, self._texts, size):
+                given = [text.lower() for text in batch] if self.lower_case else batch
+                encoded = tokenizer(given, padding=self.padding, truncation=True, max_length=limit, return_tensors="pt")
+                embedded = self._text_embeddings(encoded.to(self.model.device))
+                self._texts.update(zip(batch, embedded.float().cpu(), strict=True))
+                # After what may fail and be done again.
+                self.truncated_texts += sum(len(ids) > limit for ids in tokenizer(given, verbose=False)["input_ids"])
+
+        self.batch.run(embed)
+
+    @staticmethod
+    def _batches(keys: Iterable[str], known: dict[str, Tensor], size: int) -> Iterable[list[str]]:
         missing = [key for key in dict.fromkeys(keys) if key not in known]
-        for start in range(0, len(missing), self.batch_size):
-            yield missing[start : start + self.batch_size]
+        for start in range(0, len(missing), size):
+            yield missing[start : start + size]
 
     @abstractmethod
     def _image_embeddings(self, inputs: dict[str, Tensor]) -> Tensor:

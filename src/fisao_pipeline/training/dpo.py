@@ -14,7 +14,14 @@ from fisao_pipeline.method.preferences import widest_pairs
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import DPOParams
-from fisao_pipeline.training.learning import RoundData, StepTaken, adapter_optimizer, anneal, supervised_steps
+from fisao_pipeline.training.learning import (
+    RoundData,
+    StepTaken,
+    adapter_optimizer,
+    anneal,
+    micro_batch,
+    supervised_steps,
+)
 from fisao_pipeline.training.ranking import Ranking
 from fisao_pipeline.training.rollouts import RolloutBatch
 from fisao_pipeline.training.scoring import recomputed_logprobs, sampled_numbers, score_part
@@ -86,13 +93,13 @@ class DPOLearner:
         self.policy, self.open_image, self.temperature, self.params = policy, open_image, temperature, params
         self.rounds, self.ranking = rounds, ranking
         self.optimizer = adapter_optimizer(policy, params)
+        # Twice as many rows as pairs go through the model at once.
+        self.micro, self.scoring = micro_batch(params, "dpo"), micro_batch(params, "dpo", per_item=2)
 
     def learn(self, data: RoundData, on_step: StepTaken) -> dict[str, float]:
         """Pair, score under policy and reference, take steps; a round without a pair takes none."""
         params, rollouts = self.params, data.rollouts
-        # Twice as many rows as pairs go through the model at once.
-        size = 2 * params.micro_batch_size
-        old, ref, _ = recomputed_logprobs(self.policy, rollouts, self.open_image, self.temperature, size)
+        old, ref, _ = recomputed_logprobs(self.policy, rollouts, self.open_image, self.temperature, self.scoring)
         pairs = preference_pairs(rollouts, self.ranking(data), params)
         if not pairs:
             logger.warning(
@@ -103,7 +110,7 @@ class DPOLearner:
             )
         rate = anneal(self.optimizer, params, data.index, self.rounds)
         objective = PairObjective(self.policy, rollouts, ref, self.open_image, self.temperature, params)
-        steps = supervised_steps(self.policy, self.optimizer, pairs, objective, params, data.seed, on_step)
+        steps = supervised_steps(self.policy, self.optimizer, pairs, objective, params, data.seed, on_step, self.micro)
         numbers = sampled_numbers(rollouts, old, ref)
         return {**numbers, **steps, "pairs": float(len(pairs)), "learning_rate": rate}
 

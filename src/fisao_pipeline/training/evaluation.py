@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from fisao_pipeline.models.decoding import Decoding
+from fisao_pipeline.models.halving import HalvingSize
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import BenchmarkEvaluationParams
@@ -16,6 +17,7 @@ from fisao_pipeline.training.sampling import batched, sample_responses
 
 # "Yes", "No" and what a model may say before it.
 ANSWER_TOKENS = 8
+SETTING = "benchmark_evaluation.batch_size"
 QUESTION_COLUMNS = ["prompt_id", "image_id", "prompt", "split", "task", "answer", "pope_strategy"]
 
 Model = Literal["base", "aligned"]
@@ -58,6 +60,7 @@ def answer_prompts(
                     params.seed,
                     description=f"{model}, {decoding}, {task}",
                     reference=model == "base",
+                    setting=SETTING,
                 )
                 if task == "caption":
                     lowest = lowest_base_logprobs(policy, responses, asked, open_image, params.batch_size)
@@ -76,18 +79,23 @@ def lowest_base_logprobs(
     sampled response has at least its end token.
     """
     prompts = questions.drop_duplicates("prompt_id").set_index("prompt_id")["prompt"]
-    lowest = []
-    for chosen in batched(len(responses), batch_size):
-        part = responses.iloc[chosen.start : chosen.stop]
-        ids = [torch.tensor(list(row), dtype=torch.long, device=policy.device) for row in part["token_ids"]]
-        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
-        mask = torch.nn.utils.rnn.pad_sequence(
-            [torch.ones_like(row, dtype=torch.bool) for row in ids], batch_first=True
-        )
-        batch = policy.encode(prompts[part["prompt_id"]].tolist(), part["image_id"].tolist(), open_image)
-        logprobs, _ = policy.score(batch, padded, mask, temperature=1.0, reference=True)
-        lowest += logprobs.masked_fill(~mask, torch.inf).amin(dim=1).tolist()
-    return lowest
+
+    def score(size: int) -> list[float]:
+        lowest: list[float] = []
+        for chosen in batched(len(responses), size):
+            part = responses.iloc[chosen.start : chosen.stop]
+            ids = [torch.tensor(list(row), dtype=torch.long, device=policy.device) for row in part["token_ids"]]
+            padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+            mask = torch.nn.utils.rnn.pad_sequence(
+                [torch.ones_like(row, dtype=torch.bool) for row in ids], batch_first=True
+            )
+            batch = policy.encode(prompts[part["prompt_id"]].tolist(), part["image_id"].tolist(), open_image)
+            logprobs, _ = policy.score(batch, padded, mask, temperature=1.0, reference=True)
+            lowest += logprobs.masked_fill(~mask, torch.inf).amin(dim=1).tolist()
+        return lowest
+
+    effect = "The numbers are the same but for rounding."
+    return HalvingSize(batch_size, SETTING, effect, "Load policy_backbone in bfloat16.").run(score)
 
 
 def _joined(questions: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from fisao_pipeline.models.halving import HalvingSize
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.params import OptimiserParams
 from fisao_pipeline.training.rollouts import RolloutBatch
@@ -70,17 +71,33 @@ class Objective(Protocol[Item]):
         """Loss of a part, with its gradient, and the numbers to log."""
 
 
+def micro_batch(params: OptimiserParams, trainer: str, per_item: int = 1) -> HalvingSize:
+    """A trainer's ``micro_batch_size``, halved where memory runs out; ``per_item`` responses make one of it."""
+    return HalvingSize(
+        params.micro_batch_size * per_item,
+        f"policy_training.{trainer}.micro_batch_size" + (f" (of {per_item} responses each)" if per_item > 1 else ""),
+        "Gradients are summed over micro-batches, so steps are the same but for rounding.",
+        "Set `gradient_checkpointing: true` in the options of policy_backbone, load it in bfloat16, or lower "
+        "response_sampling.max_new_tokens or .responses_per_prompt.",
+    )
+
+
 def adapter_optimizer(
     policy: Policy, params: OptimiserParams, value_learning_rate: float | None = None
 ) -> torch.optim.Optimizer:
-    """AdamW on the adapter and, where there is one, the value head with a learning rate of its own."""
+    """AdamW on the adapter and, where there is one, the value head with a learning rate of its own.
+
+    On CUDA one kernel does all of a step.
+    """
     groups = [{"params": policy.adapter_parameters(), "initial_lr": params.learning_rate}]
     if policy.value_head is not None:
         rate = params.learning_rate if value_learning_rate is None else value_learning_rate
         groups.append({"params": list(policy.value_head.parameters()), "initial_lr": rate})
     for group in groups:
         group["lr"] = group["initial_lr"]
-    return torch.optim.AdamW(groups, weight_decay=params.weight_decay)
+    # None is torch's own choice: on the CPU a fused step rounds otherwise.
+    fused = True if policy.device.type == "cuda" else None
+    return torch.optim.AdamW(groups, weight_decay=params.weight_decay, fused=fused)
 
 
 def anneal(optimizer: torch.optim.Optimizer, params: OptimiserParams, round_index: int, rounds: int) -> float:
@@ -121,23 +138,25 @@ def supervised_steps(
     params: OptimiserParams,
     seed: int,
     on_step: StepTaken,
+    micro: HalvingSize | None = None,
 ) -> dict[str, float]:
     """All optimiser steps of a round that learns from chosen items, shuffled in each epoch.
 
     Within a step items of similar length share a forward pass, and each pass weighs by its items: micro-batches change
-    memory only.
+    memory only. ``micro`` keeps their size from round to round, should memory run out; None starts from the parameters.
 
     Returns:
         As ``step_means``.
     """
     rng = random.Random(seed)
+    micro = micro or micro_batch(params, objective.trainer)
     steps: list[dict[str, float]] = []
     with tqdm(total=params.epochs * len(items), desc="updating", unit="item", leave=False) as progress:
         for _ in range(params.epochs):
             order = rng.sample(items, len(items))
             for chosen in batched(len(order), params.batch_size):
                 batch = sorted(order[chosen.start : chosen.stop], key=objective.length)
-                step = _update(policy, optimizer, batch, objective, params)
+                step = _update(policy, optimizer, batch, objective, params, micro)
                 steps.append(step)
                 on_step(step)
                 progress.update(len(batch))
@@ -150,15 +169,21 @@ def _update(
     batch: list[Item],
     objective: Objective[Item],
     params: OptimiserParams,
+    micro: HalvingSize,
 ) -> dict[str, float]:
-    sums: dict[str, float] = {}
     total = objective.weight(batch)
-    optimizer.zero_grad()
-    for rows in batched(len(batch), params.micro_batch_size):
-        part = batch[rows.start : rows.stop]
-        share = objective.weight(part) / total
-        loss, numbers = objective.loss(part)
-        (share * loss).backward()
-        for name, value in numbers.items():
-            sums[name] = sums.get(name, 0.0) + share * value
+
+    def gather(size: int) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        optimizer.zero_grad()
+        for rows in batched(len(batch), size):
+            part = batch[rows.start : rows.stop]
+            share = objective.weight(part) / total
+            loss, numbers = objective.loss(part)
+            (share * loss).backward()
+            for name, value in numbers.items():
+                sums[name] = sums.get(name, 0.0) + share * value
+        return sums
+
+    sums = micro.run(gather)
     return {**sums, "grad_norm": clipped_step(policy, optimizer, params.max_grad_norm, objective.trainer)}

@@ -24,10 +24,18 @@ from fisao_pipeline.method.advantages import (
 )
 from fisao_pipeline.method.kl import adapted_kl_coef
 from fisao_pipeline.method.losses import clipped_policy_loss, clipped_value_loss, kl_loss
+from fisao_pipeline.models.halving import HalvingSize
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import PPOParams
-from fisao_pipeline.training.learning import RoundData, StepTaken, adapter_optimizer, anneal, clipped_step
+from fisao_pipeline.training.learning import (
+    RoundData,
+    StepTaken,
+    adapter_optimizer,
+    anneal,
+    clipped_step,
+    micro_batch,
+)
 from fisao_pipeline.training.rollouts import RolloutBatch
 from fisao_pipeline.training.sampling import batched
 from fisao_pipeline.training.scoring import (
@@ -67,16 +75,19 @@ def score_rollouts(
     temperature: float,
     params: PPOParams,
     kl_coef: float,
+    micro: HalvingSize | None = None,
 ) -> ScoredRollouts:
     """Logprobs of policy and reference, rewards (KL-penalised with ``params.kl_penalty`` `reward`), advantages.
 
     Logprobs are computed again with the very code that the update uses, so that the first ratio is 1; a sampler whose
-    logprobs differ by more than ``params.logprob_tolerance`` is reported.
+    logprobs differ by more than ``params.logprob_tolerance`` is reported. ``micro`` keeps the size of micro-batches
+    from round to round, should memory run out; None starts from the parameters.
 
     Raises:
         ValueError: If they differ by more than ``FOREIGN_GAP_NATS`` in the mean: the responses are another policy's.
     """
-    old, ref, values = recomputed_logprobs(policy, rollouts, open_image, temperature, params.micro_batch_size)
+    micro = micro or micro_batch(params, "ppo")
+    old, ref, values = recomputed_logprobs(policy, rollouts, open_image, temperature, micro)
     mask = rollouts.completion_mask
     check_sampler(rollouts, old, params.logprob_tolerance)
     reward_kl, loss_kl = (kl_coef, 0.0) if params.kl_penalty == "reward" else (0.0, kl_coef)
@@ -103,6 +114,7 @@ def ppo_round(
     params: PPOParams,
     seed: int,
     on_step: Callable[[dict[str, float]], None] | None = None,
+    micro: HalvingSize | None = None,
 ) -> dict[str, float]:
     """Take the round's PPO steps; gradients are summed over micro-batches, each token weighing the same.
 
@@ -115,6 +127,8 @@ def ppo_round(
         params: Losses, batch sizes, epochs.
         seed: Of the order of the rollouts.
         on_step: Called after each optimiser step with the numbers of that step.
+        micro: Size of micro-batches, which keeps what is left of it when memory runs out: the step is then gathered
+            again, from no gradient at all, on the same rollouts. None starts from the parameters.
 
     Returns:
         Means over the round's steps: policy_loss, value_loss, kl_loss (β times k2, 0 where β is in the reward),
@@ -122,6 +136,7 @@ def ppo_round(
         grad_norm; updates (steps taken) and stopped_early (0 or 1).
     """
     rng = random.Random(seed)
+    micro = micro or micro_batch(params, "ppo")
     groups = scored.rollouts.groups
     per_step = max(1, params.batch_size * len(groups) // len(scored.rollouts))
     steps: list[dict[str, float]] = []
@@ -132,7 +147,7 @@ def ppo_round(
             order = rng.sample(groups, len(groups))
             for chosen in batched(len(order), per_step):
                 part = order[chosen.start : chosen.stop]
-                step = _update(policy, optimizer, scored, part, open_image, temperature, params)
+                step = _update(policy, optimizer, scored, part, open_image, temperature, params, micro)
                 steps.append(step)
                 if on_step is not None:
                     on_step(step)
@@ -155,16 +170,23 @@ def _update(
     open_image: ImageOpener,
     temperature: float,
     params: PPOParams,
+    micro: HalvingSize,
 ) -> dict[str, float]:
     total = int(scored.rollouts.completion_mask[[row for group in groups for row in group]].sum())
-    sums: dict[str, float] = {}
-    optimizer.zero_grad()
-    for part in micro_batches(scored.rollouts, groups, params.micro_batch_size):
-        tokens = int(scored.rollouts.completion_mask[part].sum())
-        loss, numbers = _micro_batch_loss(policy, scored, part, open_image, temperature, params)
-        (loss * tokens / total).backward()
-        for key, value in numbers.items():
-            sums[key] = sums.get(key, 0.0) + value * tokens / total
+
+    def gather(size: int) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        optimizer.zero_grad()
+        for part in micro_batches(scored.rollouts, groups, size):
+            tokens = int(scored.rollouts.completion_mask[part].sum())
+            loss, numbers = _micro_batch_loss(policy, scored, part, open_image, temperature, params)
+            (loss * tokens / total).backward()
+            for key, value in numbers.items():
+                sums[key] = sums.get(key, 0.0) + value * tokens / total
+        return sums
+
+    # The step itself is not repeated: half a step of Adam cannot be taken back.
+    sums = micro.run(gather, smallest=max(map(len, groups)))
     norm = clipped_step(policy, optimizer, params.max_grad_norm, "ppo")
     return {**sums, "grad_norm": norm}
 
@@ -242,15 +264,16 @@ class PPOLearner:
         self.policy, self.open_image, self.temperature, self.params = policy, open_image, temperature, params
         self.rounds = rounds
         self.optimizer = adapter_optimizer(policy, params, params.value_learning_rate)
+        self.micro = micro_batch(params, "ppo")
         self.kl_coef = params.kl_coef
 
     def learn(self, data: RoundData, on_step: StepTaken) -> dict[str, float]:
         """Score under policy and reference, take PPO steps, and steer the KL weight where it has a target."""
         fixed = (self.open_image, self.temperature, self.params)
         report_equal_rewards(data)
-        scored = score_rollouts(self.policy, data.rollouts, *fixed, self.kl_coef)
+        scored = score_rollouts(self.policy, data.rollouts, *fixed, self.kl_coef, self.micro)
         rate = anneal(self.optimizer, self.params, data.index, self.rounds)
-        steps = ppo_round(self.policy, self.optimizer, scored, *fixed, data.seed, on_step)
+        steps = ppo_round(self.policy, self.optimizer, scored, *fixed, data.seed, on_step, self.micro)
         row = {**rollout_numbers(scored), **steps, "learning_rate": rate, "kl_coef": self.kl_coef}
         target = self.params.kl_target_nats
         if target is not None:

@@ -14,7 +14,14 @@ from fisao_pipeline.method.preferences import best_response
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import RejectionSamplingParams
-from fisao_pipeline.training.learning import RoundData, StepTaken, adapter_optimizer, anneal, supervised_steps
+from fisao_pipeline.training.learning import (
+    RoundData,
+    StepTaken,
+    adapter_optimizer,
+    anneal,
+    micro_batch,
+    supervised_steps,
+)
 from fisao_pipeline.training.ranking import Ranking
 from fisao_pipeline.training.rollouts import RolloutBatch
 from fisao_pipeline.training.scoring import recomputed_logprobs, sampled_numbers, score_part
@@ -73,12 +80,13 @@ class RejectionSamplingLearner:
         self.policy, self.open_image, self.temperature, self.params = policy, open_image, temperature, params
         self.rounds, self.ranking = rounds, ranking
         self.optimizer = adapter_optimizer(policy, params)
+        self.micro, self.scoring = micro_batch(params, "rejection_sampling"), micro_batch(params, "rejection_sampling")
 
     def learn(self, data: RoundData, on_step: StepTaken) -> dict[str, float]:
         """Choose, take steps; a round in which all prompts' responses tie takes none."""
         params, rollouts = self.params, data.rollouts
         fixed = (self.open_image, self.temperature)
-        old, ref, _ = recomputed_logprobs(self.policy, rollouts, *fixed, params.micro_batch_size)
+        old, ref, _ = recomputed_logprobs(self.policy, rollouts, *fixed, self.scoring)
         best = best_rows(rollouts, self.ranking(data), params)
         if not best:
             logger.warning(
@@ -89,7 +97,7 @@ class RejectionSamplingLearner:
             )
         rate = anneal(self.optimizer, params, data.index, self.rounds)
         objective = BestObjective(self.policy, rollouts, *fixed)
-        steps = supervised_steps(self.policy, self.optimizer, best, objective, params, data.seed, on_step)
+        steps = supervised_steps(self.policy, self.optimizer, best, objective, params, data.seed, on_step, self.micro)
         numbers = sampled_numbers(rollouts, old, ref)
         return {**numbers, **steps, "chosen": float(len(best)), "learning_rate": rate}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 import torch
 
 from fisao_pipeline.chosen_vocabulary import load_vocabulary
+from fisao_pipeline.models.checkpointing import checkpoint_activations
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.source import ModelSource, identity
@@ -18,6 +20,8 @@ from fisao_pipeline.training.annotation import GroundTruth, VerifierBaseline
 from fisao_pipeline.training.cached_round import check_cached_round
 from fisao_pipeline.training.loop import Annotator, LogMetrics, PolicyTrainer, TrainingResult
 from fisao_pipeline.training.trainers import check_trainer
+
+logger = logging.getLogger(__name__)
 
 
 def train_adapter(
@@ -68,8 +72,12 @@ def train_adapter(
     # Before the policy is loaded: the seed decides on the fresh adapter's weights too.
     torch.manual_seed(params.seed)
     annotator = Annotator(load_verifier(verifier), vocabulary, stored, annotation, open_image, truth)
+    policy = Policy.load(backbone, lora=params.lora)
+    if backbone.options.get("gradient_checkpointing"):
+        layers = checkpoint_activations(policy.backbone)
+        logger.info("Gradient checkpointing: %d layers keep their input only.", layers)
     trainer = PolicyTrainer(
-        Policy.load(backbone, lora=params.lora),
+        policy,
         annotator,
         prompts,
         sampling,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 from fisao_pipeline.models.decoding import Completions, Decoding
+from fisao_pipeline.models.halving import HalvingSize
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import ResponseSamplingParams
@@ -33,6 +35,10 @@ RESPONSE_COLUMNS = [
 ]
 
 
+# What is left of a setting where memory ran out, for as long as the policy is in memory.
+_SIZES: WeakKeyDictionary[Policy, dict[tuple[str, int], HalvingSize]] = WeakKeyDictionary()
+
+
 def batched(count: int, size: int) -> Iterable[range]:
     """Consecutive ranges of at most ``size`` that cover ``count``."""
     for start in range(0, count, size):
@@ -49,11 +55,15 @@ def sample_responses(
     seed: int,
     description: str = "sampling",
     reference: bool = False,
+    setting: str = "response_sampling.batch_size",
 ) -> pd.DataFrame:
     """Draw K completions for each prompt.
 
     Prompts are answered in batches of similar length; each batch draws from a random state of its own, and torch's
     global one is left as it was.
+
+    Where memory runs out, all prompts of the call are asked again with half the batch, so that the table is the one of
+    that batch size from the start, wherever memory ran out; later calls with this policy begin with it.
 
     Args:
         policy: Samples with its adapter, or without one if ``reference``.
@@ -65,27 +75,44 @@ def sample_responses(
         seed: Of all draws.
         description: Label of the progress bar.
         reference: Whether to sample from the reference policy.
+        setting: Where ``batch_size`` comes from, for messages.
 
     Returns:
         The ``responses`` table in the order of the prompts, copies of a prompt adjacent.
     """
-    per_batch = max(1, batch_size // responses_per_prompt)
     order = prompts["prompt"].str.len().sort_values(kind="stable").index
-    rows: list[dict[str, Any]] = []
-    progress = tqdm(total=len(prompts) * responses_per_prompt, desc=description, unit="response", leave=False)
     devices = [policy.device] if policy.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), progress:
-        for number, chosen in enumerate(batched(len(order), per_batch)):
-            torch.manual_seed(seed * 1_000_003 + number)
-            part = prompts.loc[order[chosen.start : chosen.stop]]
-            batch = policy.encode(part["prompt"].tolist(), part["image_id"].tolist(), open_image)
-            completions = policy.sample(batch, decoding, responses_per_prompt, reference)
-            rows += response_rows(policy, part, completions, responses_per_prompt, decoding.temperature)
-            progress.update(len(part) * responses_per_prompt)
+
+    def draw(size: int) -> list[dict[str, Any]]:
+        per_batch = max(1, size // responses_per_prompt)
+        rows: list[dict[str, Any]] = []
+        progress = tqdm(total=len(prompts) * responses_per_prompt, desc=description, unit="response", leave=False)
+        with torch.random.fork_rng(devices=devices), progress:
+            for number, chosen in enumerate(batched(len(order), per_batch)):
+                torch.manual_seed(seed * 1_000_003 + number)
+                part = prompts.loc[order[chosen.start : chosen.stop]]
+                batch = policy.encode(part["prompt"].tolist(), part["image_id"].tolist(), open_image)
+                completions = policy.sample(batch, decoding, responses_per_prompt, reference)
+                rows += response_rows(policy, part, completions, responses_per_prompt, decoding.temperature)
+                progress.update(len(part) * responses_per_prompt)
+        return rows
+
+    rows = _batch(policy, batch_size, setting).run(draw, smallest=responses_per_prompt)
     table = pd.DataFrame(rows, columns=RESPONSE_COLUMNS)
     position = {prompt_id: i for i, prompt_id in enumerate(prompts["prompt_id"])}
     key = table["prompt_id"].map(position)
     return table.iloc[key.argsort(kind="stable")].reset_index(drop=True)
+
+
+def _batch(policy: Policy, batch_size: int, setting: str) -> HalvingSize:
+    block = setting.rpartition(".")[0]
+    made = HalvingSize(
+        batch_size,
+        setting,
+        "Another size draws other samples: all prompts asked now are asked again with it, and later ones too.",
+        f"Lower {block}.max_new_tokens, or load policy_backbone in bfloat16.",
+    )
+    return _SIZES.setdefault(policy, {}).setdefault((setting, batch_size), made)
 
 
 def response_rows(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fisao_pipeline.method.kl import kl_estimate
 from fisao_pipeline.method.masking import masked_mean
+from fisao_pipeline.models.halving import HalvingSize
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.training.rollouts import RolloutBatch
@@ -22,17 +23,26 @@ FOREIGN_GAP_NATS = 1.0
 
 @torch.no_grad()
 def recomputed_logprobs(
-    policy: Policy, rollouts: RolloutBatch, open_image: ImageOpener, temperature: float, micro_batch_size: int
+    policy: Policy, rollouts: RolloutBatch, open_image: ImageOpener, temperature: float, micro: HalvingSize | int
 ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"], Float[Tensor, "b t"]]:
-    """Logprobs under the policy as it is now and under the reference, and values; all zero off the mask."""
-    old, ref, values = (torch.zeros_like(rollouts.sampled_logprobs) for _ in range(3))
-    for rows in micro_batches(rollouts, rollouts.groups, micro_batch_size):
-        part = rollouts.rows(rows)
-        old_part, values_part = score_part(policy, part, open_image, temperature)
-        ref_part, _ = score_part(policy, part, open_image, temperature, reference=True)
-        width = part.completion_ids.shape[1]
-        old[rows, :width], values[rows, :width], ref[rows, :width] = old_part, values_part, ref_part
-    return old, ref, values
+    """Logprobs under the policy as it is now and under the reference, and values; all zero off the mask.
+
+    Where memory runs out, all of it is computed again with half of ``micro``.
+    """
+    if isinstance(micro, int):
+        micro = HalvingSize(micro, "micro_batch_size", "Logprobs are the same but for rounding.", "")
+
+    def score(size: int) -> tuple[Tensor, Tensor, Tensor]:
+        old, ref, values = (torch.zeros_like(rollouts.sampled_logprobs) for _ in range(3))
+        for rows in micro_batches(rollouts, rollouts.groups, size):
+            part = rollouts.rows(rows)
+            old_part, values_part = score_part(policy, part, open_image, temperature)
+            ref_part, _ = score_part(policy, part, open_image, temperature, reference=True)
+            width = part.completion_ids.shape[1]
+            old[rows, :width], values[rows, :width], ref[rows, :width] = old_part, values_part, ref_part
+        return old, ref, values
+
+    return micro.run(score, smallest=max(map(len, rollouts.groups), default=1))
 
 
 def micro_batches(rollouts: RolloutBatch, groups: list[range], size: int) -> list[list[int]]:

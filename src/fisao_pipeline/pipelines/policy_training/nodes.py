@@ -12,6 +12,8 @@ from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
 from fisao_pipeline.pipelines.images import image_opener
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
+from fisao_pipeline.provenance import flatten_parameters
+from fisao_pipeline.reporting.model_card import model_card, probe_changes
 
 
 def train_policy(
@@ -48,7 +50,16 @@ def train_policy(
             params=params,
             log_metrics=log_metrics,
         )
+    base = identity(policy_backbone)
+    blocks = {"response_sampling": sampling, "reward_annotation": annotation, "policy_training": params}
+    card = model_card(
+        base_model=policy_backbone.path_or_id,
+        revision=policy_backbone.revision,
+        identity=base,
+        settings=flatten_parameters({f"params:{name}": block for name, block in blocks.items()}),
+        probe=probe_changes(result.history.to_dict("records")),
+    )
     adapter = AdapterArtifact(
-        config=result.adapter_config, state_dict=result.adapter_state, base_model=identity(policy_backbone)
+        config=result.adapter_config, state_dict=result.adapter_state, model_card=card, base_model=base
     )
     return adapter, result.history, result.rollouts

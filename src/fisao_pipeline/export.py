@@ -1,0 +1,141 @@
+"""Adapters that leave the project: `python -m fisao_pipeline merge` and `export` write a folder of their own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fisao_pipeline.datasets.preview import read_provenance
+
+CARD = "README.md"
+COMMANDS = ("merge", "export")
+
+
+def refuse_to_overwrite(output: Path) -> None:
+    """Refuse a place where something is.
+
+    Raises:
+        ClickException: The folder or file exists.
+    """
+    if output.exists() or output.is_symlink():
+        raise click.ClickException(f"'{output}' exists and is never overwritten: give another --output, or remove it.")
+
+
+def evaluated_adapter(catalog: Any) -> str | None:
+    """The version of the adapter that the latest comparison is of; None where that cannot be told."""
+    inputs = _inputs(catalog, "comparison")
+    predictions = inputs.get("predictions")
+    if predictions is None:
+        return None
+    return _inputs(catalog, "predictions", predictions).get("policy_adapter")
+
+
+def export_adapter(catalog: Any, output: Path) -> str:
+    """Copy the latest adapter; its card gets the evaluation's table if that is of this very adapter.
+
+    Returns:
+        What is in the card, for the user.
+
+    Raises:
+        DatasetError: There is no adapter yet.
+    """
+    from fisao_pipeline.benchmarks.comparison import format_table  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.datasets.publish import publish_in_place  # noqa: PLC0415
+
+    folder = catalog.load("policy_adapter")
+    version = catalog.get("policy_adapter").resolve_load_version()
+    card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else None
+    measured = card is not None and evaluated_adapter(catalog) == version
+    if card is not None and measured:
+        card = with_comparison(card, format_table(catalog.load("comparison")))
+    with publish_in_place(output) as staged:
+        shutil.copytree(folder, staged)
+        if card is not None:
+            (staged / CARD).write_text(card, encoding="utf-8")
+    if card is None:
+        return f"adapter {version}, made before adapters had a card"
+    return f"adapter {version}, its card " + (
+        "with the evaluation's table"
+        if measured
+        else "without evaluation: the latest comparison is not of this adapter"
+    )
+
+
+def with_comparison(card: str, table: str) -> str:
+    """The card with the held-out table first under its heading "Before and after"."""
+    heading = "## Before and after\n"
+    before, found, after = card.partition(heading)
+    if not found:
+        return f"{card.rstrip()}\n\n{heading}\n{table.strip()}\n"
+    return f"{before}{heading}\nOn held-out images:\n\n{table.strip()}\n{after.removeprefix(chr(10) + 'Not measured.')}"
+
+
+def _inputs(catalog: Any, name: str, version: str | None = None) -> Mapping[str, Any]:
+    from kedro.io import DatasetError  # noqa: PLC0415 - slow to import
+
+    dataset = catalog.get(name)
+    try:
+        version = version or dataset.resolve_load_version()
+        record = read_provenance(dataset.provenance_path(version)) if version else None
+    except (DatasetError, AttributeError):
+        return {}
+    return (record or {}).get("inputs", {})
+
+
+@click.group()
+def cli() -> None:
+    """Write a trained adapter into a folder of its own."""
+
+
+@cli.command()
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet.")
+@click.option("--env", default=None, help="The Kedro environment whose catalog names the models.")
+def merge(output: Path, env: str | None) -> None:
+    """Merge the latest adapter into its base model: a full model with its processor, in safetensors."""
+    from fisao_pipeline.datasets.publish import publish_in_place  # noqa: PLC0415 - slow to import
+
+    refuse_to_overwrite(output)
+    # Before the project is entered, whose folder may be another.
+    output = output.absolute()
+
+    def write(catalog: Any) -> str:
+        from fisao_pipeline.models.merging import merge_adapter  # noqa: PLC0415 - slow to import
+
+        source, adapter = catalog.load("policy_backbone"), catalog.load("policy_adapter")
+        with publish_in_place(output) as staged:
+            staged.mkdir()
+            kept = merge_adapter(source, adapter, staged)
+        return f"merged; {kept:,} parameters outside the language tower are the base model's"
+
+    click.echo(f"{output}: {_in_project(env, write)}")
+
+
+@cli.command()
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet.")
+@click.option("--env", default=None, help="The Kedro environment whose catalog names the adapter.")
+def export(output: Path, env: str | None) -> None:
+    """Copy the latest adapter, its card completed by the evaluation; what was published stays as it is."""
+    refuse_to_overwrite(output)
+    output = output.absolute()
+    click.echo(f"{output}: {_in_project(env, lambda catalog: export_adapter(catalog, output))}")
+
+
+def _in_project(env: str | None, write: Any) -> str:
+    from kedro.framework.session import KedroSession  # noqa: PLC0415 - slow to import
+    from kedro.framework.startup import bootstrap_project  # noqa: PLC0415
+    from kedro.io import DatasetError  # noqa: PLC0415
+    from kedro.utils import find_kedro_project  # noqa: PLC0415
+
+    project = find_kedro_project(Path.cwd())
+    if project is None:
+        raise click.ClickException("This is no Kedro project: run it in the project's folder.")
+    bootstrap_project(project)
+    try:
+        with KedroSession.create(project_path=project, env=env) as session:
+            return write(session.load_context().catalog)
+    except (DatasetError, ValueError, RuntimeError) as error:
+        raise click.ClickException(f"Nothing was written: {error}") from error

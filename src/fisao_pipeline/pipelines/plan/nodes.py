@@ -1,0 +1,107 @@
+"""Nodes of `plan`."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any
+
+import click
+
+from fisao_pipeline.models.source import ModelNotFoundError
+from fisao_pipeline.params import (
+    BenchmarkEvaluationParams,
+    Card,
+    PlanParams,
+    PolicyTrainingParams,
+    ResponseSamplingParams,
+    RewardAnnotationParams,
+)
+from fisao_pipeline.planning.subject import PlanSubject
+
+logger = logging.getLogger(__name__)
+
+
+def make_plan(
+    subject: PlanSubject,
+    sampling: ResponseSamplingParams,
+    annotation: RewardAnnotationParams,
+    training: PolicyTrainingParams,
+    evaluation: BenchmarkEvaluationParams,
+    params: PlanParams,
+) -> tuple[dict[str, Any], list[str]]:
+    """Sizes, memory, tokens and hours as far as the configurations that are here tell; and all that is missing."""
+    from fisao_pipeline.chosen_vocabulary import load_vocabulary  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.models.prompts import PromptEncoder  # noqa: PLC0415
+    from fisao_pipeline.models.shape import policy_shape, verifier_shape  # noqa: PLC0415
+    from fisao_pipeline.planning.plan import Run, card_faults, context_fault, format_plan, plan_run  # noqa: PLC0415
+
+    faults = list(subject.faults)
+    for name, block in (("reward_annotation", annotation), ("benchmark_evaluation", evaluation)):
+        try:
+            load_vocabulary(block.vocabulary, f"{name}.vocabulary")
+        except ValueError as error:
+            faults.append(str(error))
+    shapes: dict[str, Any] = {"policy_backbone": None, "verifier": None}
+    for name, measure in (
+        ("policy_backbone", lambda source: policy_shape(source, training.lora)),
+        ("verifier", verifier_shape),
+    ):
+        try:
+            shapes[name] = measure(subject.models[name])
+        except ModelNotFoundError as error:
+            # The entry's own check has said so already.
+            faults += [] if str(error) in faults else [f"{name}: {error}"]
+        except (ValueError, OSError, AttributeError) as error:
+            faults.append(f"{name}: {error}")
+    planned: dict[str, Any] = {}
+    if shapes["policy_backbone"] is not None:
+        limit = inspect.signature(PromptEncoder).parameters["cache_bytes"].default
+        checkpointing = bool(subject.models["policy_backbone"].options.get("gradient_checkpointing"))
+        run = Run(
+            shapes["policy_backbone"],
+            shapes["verifier"],
+            subject.prompts,
+            sampling,
+            training,
+            evaluation,
+            checkpointing,
+            limit,
+        )
+        try:
+            planned = plan_run(run, params, card_here(params))
+        except ValueError as error:
+            faults.append(str(error))
+        else:
+            faults += [*card_faults(planned), *filter(None, [context_fault(run, params)])]
+            # Not through the log, which wraps lines.
+            click.echo(format_plan(planned))
+    return {**planned, "faults": faults}, faults
+
+
+def card_here(params: PlanParams) -> Card | None:
+    """The GPU of this machine, its peaks those of the entry that its name holds; None where there is none.
+
+    Raises:
+        ValueError: If no entry of `plan.cards` has a name that is part of the GPU's.
+    """
+    import torch  # noqa: PLC0415 - slow to import
+
+    if not torch.cuda.is_available():
+        return None
+    here = torch.cuda.get_device_properties(0)
+    for card in params.cards:
+        if card.name.lower() in here.name.lower():
+            return card.model_copy(update={"name": here.name, "memory_gib": here.total_memory / 2**30})
+    raise ValueError(f"the GPU {here.name!r} is none of plan.cards: add it there, with its peaks")
+
+
+def check_plan(faults: list[str]) -> None:
+    """End the run where something is missing or does not fit.
+
+    Raises:
+        ValueError: There is something; all of it is listed.
+    """
+    if faults:
+        raise ValueError("This run would not go through:\n" + "\n".join(f"- {fault}" for fault in faults))
+    logger.info("Every file and model that a run needs is here, and the plan fits.")

@@ -1,0 +1,148 @@
+"""Memory of training and sampling in bytes, from the sizes of a model: stated formulas, no measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fisao_pipeline.models.shape import PolicyShape, VerifierShape
+
+FLOAT32 = 4
+# Rows of logits at once in scoring: `method.logprobs.projected_token_logprobs`.
+CHUNK_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Longest sequences, in tokens.
+
+    Attributes:
+        prompt: P, with the image's.
+        response: T, `max_new_tokens`.
+        group: K, responses that share a prompt.
+    """
+
+    prompt: int
+    response: int
+    group: int
+
+    @property
+    def packed(self) -> int:
+        """P + K T, the length of a prompt with all its responses behind it: `models.packing`."""
+        return self.prompt + self.group * self.response
+
+
+def weight_bytes(shape: PolicyShape | VerifierShape) -> int:
+    """Frozen weights: N · b, with N parameters of b bytes each."""
+    return shape.parameters * shape.dtype_bytes
+
+
+def value_head_parameters(hidden: int, width: int | None) -> int:
+    """Of a linear head on states of width d: d + 1; with a hidden layer of w units: (d + 1) w + w + 1."""
+    return hidden + 1 if width is None else (hidden + 1) * width + width + 1
+
+
+def adapter_bytes(shape: PolicyShape, value_head: int) -> int:
+    """Trained weights and what training keeps of each: n · (4 + 4 + 8).
+
+    n parameters of LoRA and ``value_head`` of a value head are float32 whatever the backbone is (PEFT's choice): 4
+    bytes of weight, 4 of gradient, 8 of AdamW's two moments.
+    """
+    return (shape.lora_parameters + value_head) * 4 * FLOAT32
+
+
+def layer_bytes_per_token(shape: PolicyShape) -> int:
+    """What one decoder layer keeps of a token for the backward pass, in bytes.
+
+    With weights of b bytes, width d, attention widths q (queries) and k (keys, values), feed-forward width f and
+    adapted linear layers of i_j inputs, rank r (Σ r below is over them):
+
+    - two norms keep their input in float32: 2 · 4 d
+    - attention keeps queries, output, keys and values: b (2 q + 2 k)
+    - the gated feed-forward keeps gate, its activation and up: 3 b f
+    - LoRA keeps its own input, in float32, and the product with A: Σ_j 4 i_j + 4 r. Where b is 4 nothing is cast,
+      layers with one input share it, and attention's output is kept already: 4 · (2 d + f) instead of Σ_j 4 i_j.
+
+    A frozen linear layer keeps nothing: its gradient needs its weights only.
+    """
+    b, d, f = shape.dtype_bytes, shape.hidden, shape.intermediate
+    inputs = [i for i, _ in shape.lora_layers]
+    widths = sum(i + o for i, o in shape.lora_layers)
+    rank = shape.lora_parameters // (shape.layers * widths) if widths else 0
+    kept = FLOAT32 * ((2 * d + f) if b == FLOAT32 else sum(inputs))
+    return (
+        2 * FLOAT32 * d
+        + b * (2 * shape.query_width + 2 * shape.key_width + 3 * f)
+        + kept
+        + FLOAT32 * rank * len(inputs)
+    )
+
+
+def activation_bytes(shape: PolicyShape, lengths: Lengths, responses: int, checkpointing: bool) -> int:
+    """What an update's forward pass of `responses` responses keeps for its backward pass.
+
+    n = ⌈responses / K⌉ prompts (whole groups share one) of s = P + K T tokens each. With L layers that keep a bytes a
+    token, b bytes a weight, width d and vocabulary v:
+
+        without checkpointing   n s (L a + b d)
+        with                    n s (L b d + 2 a + b d)
+
+    since every layer then keeps its input only, and one at a time is computed again, its gradients beside it. On top,
+    in both: the packed mask n s² (1 + b), and one chunk of logits, min(n K T, 1024) · v · (b + 3 · 4): the logits,
+    their float32, log-softmax and gradient.
+    """
+    prompts = -(-responses // lengths.group)
+    tokens = prompts * lengths.packed
+    b, kept = shape.dtype_bytes, layer_bytes_per_token(shape)
+    stored = b * shape.hidden
+    layers = shape.layers * stored + 2 * kept if checkpointing else shape.layers * kept
+    mask = prompts * lengths.packed**2 * (1 + b)
+    rows = min(prompts * lengths.group * lengths.response, CHUNK_TOKENS)
+    return tokens * (layers + stored) + mask + rows * shape.vocabulary * (b + 3 * FLOAT32)
+
+
+def cache_bytes(shape: PolicyShape, lengths: Lengths, responses: int) -> int:
+    """Key-value cache of `responses` responses drawn at once: B · (P + T - 1) · 2 · L · k · b.
+
+    The prompt's is copied for each of its responses, as in `models.decoding`; the last token drawn is never run.
+    """
+    positions = lengths.prompt + lengths.response - 1
+    return responses * positions * 2 * shape.layers * shape.key_width * shape.dtype_bytes
+
+
+def sampling_bytes(shape: PolicyShape, lengths: Lengths, responses: int) -> int:
+    """All that drawing `responses` responses at once needs beside weights, the cache included.
+
+    A layer's part of the cache is there twice while a token is added to it (1 / L of the cache), logits of v words in
+    float32 with their log-softmax and probabilities (B · v · (b + 4 · 4)), and one layer's states of the prompts while
+    they are run: ⌈B / K⌉ · P · (b (3 f + 2 q + 2 k) + 4 d).
+    """
+    cache = cache_bytes(shape, lengths, responses)
+    prompts = -(-responses // lengths.group)
+    b = shape.dtype_bytes
+    state = b * (3 * shape.intermediate + 2 * shape.query_width + 2 * shape.key_width) + FLOAT32 * shape.hidden
+    logits = responses * shape.vocabulary * (b + 4 * FLOAT32)
+    return cache + cache // shape.layers + logits + prompts * lengths.prompt * state
+
+
+def feature_bytes(shape: PolicyShape, image_tokens: int, images: int, limit: int) -> int:
+    """Projected vision features kept by image: min(images · tokens · d · b, limit)."""
+    return min(images * image_tokens * shape.hidden * shape.dtype_bytes, limit)
+
+
+def largest_micro_batch(
+    shape: PolicyShape, lengths: Lengths, batch_size: int, free_bytes: float, checkpointing: bool
+) -> int | None:
+    """The largest divisor of `batch_size` whose activations fit; None if not even one response's group does."""
+    fitting = (
+        size
+        for size in range(batch_size, 0, -1)
+        if batch_size % size == 0 and activation_bytes(shape, lengths, size, checkpointing) <= free_bytes
+    )
+    return next(fitting, None)
+
+
+def largest_sampling_batch(shape: PolicyShape, lengths: Lengths, batch_size: int, free_bytes: float) -> int | None:
+    """The largest multiple of K up to `batch_size` that can be drawn at once; None if not even one prompt's K can."""
+    whole = max(batch_size // lengths.group, 1) * lengths.group
+    fitting = (size for size in range(whole, 0, -lengths.group) if sampling_bytes(shape, lengths, size) <= free_bytes)
+    return next(fitting, None)

@@ -1,0 +1,82 @@
+"""The card tells what was done, and nothing of a user's becomes markup or tells where their files are."""
+
+import math
+
+import yaml
+
+from fisao_pipeline.export import with_comparison
+from fisao_pipeline.reporting.model_card import model_card, probe_changes
+
+
+def card(**changes):
+    given = {
+        "base_model": "organisation/model",
+        "revision": "abc",
+        "identity": "organisation/model@abc",
+        "settings": {"policy_training.rounds": 3},
+        "probe": {},
+    }
+    return model_card(**{**given, **changes})
+
+
+def head(text):
+    _, front, _ = text.split("---\n", 2)
+    return yaml.safe_load(front)
+
+
+def test_it_names_base_revision_and_settings():
+    text = card()
+    assert head(text)["base_model"] == "organisation/model"
+    assert head(text)["library_name"] == "peft"
+    assert "revision abc" in text
+    assert "| policy\\_training.rounds | 3 |" in text
+    assert "Not measured." in text
+
+
+def test_a_folder_is_told_by_its_name_alone():
+    text = card(base_model="/home/somebody/secret/my_llava", revision=None, identity="sha256:12")
+    assert "somebody" not in text and "secret" not in text
+    assert "my\\_llava" in text
+    assert "base_model" not in head(text), "the hub would look for an id of that name"
+    settings = {"a": "/home/somebody/words.txt", "b": "C:\\Users\\somebody\\words.txt"}
+    text = card(settings=settings)
+    assert "somebody" not in text and text.count("words.txt") == 2
+
+
+def test_a_users_text_is_no_markup():
+    text = card(
+        settings={"template": "<script>alert(1)</script> | [x](http://y) & `z`\n# Heading\n---"},
+        revision='x"\n---\nevil: true',
+    )
+    assert "<script>" not in text.replace("\\<script\\>", "")
+    assert "\n# Heading" not in text and "\nevil" not in text
+    assert "\\| \\[x\\](http://y) &amp; \\`z\\`" in text
+    strange = 'o/m"\nlicense: "stolen'
+    assert head(card(base_model=strange)) == {
+        "base_model": strange,
+        "library_name": "peft",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["lora", "ppo", "fisao"],
+    }
+
+
+def test_the_probe_before_and_after():
+    rows = [
+        {"round": -1.0, "kept": False, "probe_chair_i": 0.4, "probe_recall": 0.9, "probe_objects": math.nan},
+        {"round": 0.0, "kept": False, "probe_chair_i": 0.3, "probe_recall": 0.8, "probe_objects": 2.0},
+        {"round": 1.0, "kept": True, "probe_chair_i": 0.1, "probe_recall": 0.7, "probe_objects": 3.0},
+    ]
+    found = probe_changes(rows)
+    assert found == {"probe_chair_i": (0.4, 0.1), "probe_recall": (0.9, 0.7)}
+    text = card(probe=found)
+    assert "| 0.400 | 0.100 |" in text and "Not measured." not in text
+    assert probe_changes([]) == {}
+
+
+def test_the_evaluation_comes_first():
+    for text in (card(), card(probe={"probe_recall": (0.9, 0.7)})):
+        done = with_comparison(text, "| metric |\n|---|\n| CHAIR |")
+        assert done.index("| CHAIR |") < done.index("## Settings")
+        assert "Not measured." not in done
+        assert ("| 0.900 | 0.700 |" in done) == ("| 0.900 | 0.700 |" in text)
+    assert "| CHAIR |" in with_comparison("# Another card\n", "| CHAIR |")
