@@ -15,21 +15,40 @@ class ImageNames:
     """
 
     def __init__(self, file_names: Iterable[str]) -> None:
-        self._by_base: dict[str, list[str]] = {}
-        self._known = set(file_names)
-        for name in sorted(self._known):
-            self._by_base.setdefault(PurePosixPath(name).name, []).append(name)
+        self._names = list(file_names)
+        # Nearly every base name is of one file: a list for each would double the memory of a million names.
+        self._by_base: dict[str, int | list[int]] = {}
+        for row, name in enumerate(self._names):
+            base = name.rpartition("/")[2]
+            known = self._by_base.get(base)
+            if known is None:
+                self._by_base[base] = row
+            elif isinstance(known, list):
+                known.append(row)
+            else:
+                self._by_base[base] = [known, row]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, row: int) -> str:
+        return self._names[row]
 
     def find(self, reference: str) -> list[str]:
         """Return the files that the reference may mean: one when it is clear, none when there is no such file."""
-        parts = PurePosixPath(reference).parts
+        return sorted({self._names[row] for row in self.rows(reference)})
+
+    def rows(self, reference: str) -> list[int]:
+        """Return the same files by their place in ``file_names``."""
+        parts = PurePosixPath(reference).parts if "/" in reference or reference in {"", "."} else (reference,)
         if not parts or ".." in parts:
             return []
-        plain = PurePosixPath(reference).as_posix()
-        if plain in self._known:
-            return [plain]
-        candidates = self._by_base.get(parts[-1], [])
-        return [name for name in candidates if _ends_alike(PurePosixPath(name).parts, parts)]
+        known = self._by_base.get(parts[-1], [])
+        candidates = known if isinstance(known, list) else [known]
+        plain = "/".join(parts)
+        if exact := [row for row in candidates if self._names[row] == plain]:
+            return exact[:1]
+        return [row for row in candidates if _ends_alike(tuple(self._names[row].split("/")), parts)]
 
 
 def _ends_alike(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
