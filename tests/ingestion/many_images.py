@@ -100,7 +100,7 @@ def main():
     catalog = DataCatalog.from_config(entries(folder, conf))
     catalog["image_folder"] = MemoryDataset(images, copy_mode="assign")
     catalog["params:image_ingestion"] = MemoryDataset(ImageIngestionParams(**base | SETTINGS), copy_mode="assign")
-    stages = []
+    stages, rows = [], {}
     started, written_mib = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     nodes = create_pipeline().nodes
     for number, node in enumerate(nodes):
@@ -109,6 +109,8 @@ def main():
         answers = node.run(dict(zip(node.inputs, inputs, strict=True)))
         del inputs
         for name in list(answers):
+            if name in {"image_manifest", "prompts"}:
+                rows[name.removeprefix("image_")] = len(answers[name])
             if name not in catalog:
                 catalog[name] = MemoryDataset(copy_mode="assign")
             catalog.save(name, answers.pop(name))
@@ -118,7 +120,7 @@ def main():
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         stages.append([node.name, round(time.process_time() - before, 1), peak_mib])
     took = {"written_mib": written_mib, "peak_mib": peak_mib, "cpu_seconds": round(time.process_time() - started, 1)}
-    print(json.dumps({"images": count, **took, "stages": stages}))  # noqa: T201
+    print(json.dumps({"images": count, "rows": rows, **took, "stages": stages}))  # noqa: T201
 
 
 if __name__ == "__main__":
