@@ -32,11 +32,16 @@ class ManyImages:
     root = Path("many")
 
     def __init__(self, count):
-        self.train = [f"train2017/{number:012d}.jpg" for number in range(count - count // 10)]
-        self.val = [f"val2014/COCO_val2014_{number:012d}.jpg" for number in range(count // 10)]
+        self.count = count
+
+    def train(self):
+        return [f"train2017/{number:012d}.jpg" for number in range(self.count - self.count // 10)]
+
+    def val(self):
+        return [f"val2014/COCO_val2014_{number:012d}.jpg" for number in range(self.count // 10)]
 
     def files(self):
-        return [*self.train, *self.val]
+        return [*self.train(), *self.val()]
 
     def check(self, file_name, max_pixels):
         digest = hashlib.sha256(file_name[-16:].encode()).hexdigest()
@@ -93,9 +98,9 @@ def main():
     count, folder, conf = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     logging.getLogger("kedro").setLevel(logging.ERROR)
     images = ManyImages(count)
-    write_coco(folder / "instances_train2017.json", images.train)
-    write_coco(folder / "instances_val2014.json", images.val)
-    write_llava(folder / "llava.json", images.train)
+    write_coco(folder / "instances_train2017.json", images.train())
+    write_coco(folder / "instances_val2014.json", images.val())
+    write_llava(folder / "llava.json", images.train())
     base = yaml.safe_load((conf / "parameters_image_ingestion.yml").read_text())["image_ingestion"]
     catalog = DataCatalog.from_config(entries(folder, conf))
     catalog["image_folder"] = MemoryDataset(images, copy_mode="assign")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from pathlib import PurePosixPath
+
+import numpy as np
 
 
 class ImageNames:
@@ -16,17 +20,12 @@ class ImageNames:
 
     def __init__(self, file_names: Iterable[str]) -> None:
         self._names = list(file_names)
-        # Nearly every base name is of one file: a list for each would double the memory of a million names.
-        self._by_base: dict[str, int | list[int]] = {}
-        for row, name in enumerate(self._names):
-            base = name.rpartition("/")[2]
-            known = self._by_base.get(base)
-            if known is None:
-                self._by_base[base] = row
-            elif isinstance(known, list):
-                known.append(row)
-            else:
-                self._by_base[base] = [known, row]
+        # Rows in the order of the hashes of their base names: a dictionary of the base names of a million images would
+        # take five times the memory.
+        hashes = np.fromiter((hash(_base(name)) for name in self._names), dtype=np.int64, count=len(self._names))
+        order = np.argsort(hashes, kind="stable")
+        self._hashes = array("q", hashes[order].tobytes())
+        self._rows = array("q", order.astype(np.int64).tobytes())
 
     def __len__(self) -> int:
         return len(self._names)
@@ -43,12 +42,21 @@ class ImageNames:
         parts = PurePosixPath(reference).parts if "/" in reference or reference in {"", "."} else (reference,)
         if not parts or ".." in parts:
             return []
-        known = self._by_base.get(parts[-1], [])
-        candidates = known if isinstance(known, list) else [known]
+        candidates = self._rows_of_base(parts[-1])
         plain = "/".join(parts)
         if exact := [row for row in candidates if self._names[row] == plain]:
             return exact[:1]
         return [row for row in candidates if _ends_alike(tuple(self._names[row].split("/")), parts)]
+
+    def _rows_of_base(self, base: str) -> list[int]:
+        wanted = hash(base)
+        first = bisect_left(self._hashes, wanted)
+        last = bisect_right(self._hashes, wanted, lo=first)
+        return [row for row in self._rows[first:last] if _base(self._names[row]) == base]
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _ends_alike(one: tuple[str, ...], other: tuple[str, ...]) -> bool:

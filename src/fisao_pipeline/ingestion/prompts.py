@@ -90,16 +90,21 @@ def make_prompts(
     if not used:
         raise ValueError(f"No usable prompt is left. The first refusals: {refused.head(3).to_dict('records')}")
     require_splits({dealt.splits[prompt.image] for prompt in used}, params)
-    ids = list(images["image_id"])
-    columns = {
-        "prompt_id": [prompt.prompt_id for prompt in used],
-        "image_id": [ids[prompt.image] for prompt in used],
-        "prompt": [prompt.text for prompt in used],
-        "split": [dealt.splits[prompt.image] for prompt in used],
-    }
-    table = pd.DataFrame(columns, columns=PROMPT_COLUMNS, dtype="str")
+    table = _table(used, images["image_id"], dealt.splits)
+    del prompts, used  # Before the manifest, a second table of all images, is made.
     manifest = images[MANIFEST_COLUMNS].drop(index=list(dealt.kept_copies)).reset_index(drop=True)
     return manifest, table, refused, rejections_table(quarantined_images(images, dealt))
+
+
+def _table(prompts: list[_Prompt], image_ids: pd.Series, splits: Sequence[str]) -> pd.DataFrame:
+    ids = list(image_ids)
+    columns = {
+        "prompt_id": [prompt.prompt_id for prompt in prompts],
+        "image_id": [ids[prompt.image] for prompt in prompts],
+        "prompt": [prompt.text for prompt in prompts],
+        "split": [splits[prompt.image] for prompt in prompts],
+    }
+    return pd.DataFrame(columns, columns=PROMPT_COLUMNS, dtype="str")
 
 
 def _template_prompts(
