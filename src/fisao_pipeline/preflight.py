@@ -16,8 +16,12 @@ from fisao_pipeline.datasets.image_folder import ImageFolderDataset
 from fisao_pipeline.datasets.json_files import JsonFilesDataset
 from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
 from fisao_pipeline.datasets.model_folder import ModelFolderDataset
+from fisao_pipeline.datasets.saved_dataset import SavedImagesDataset, SavedPromptsDataset
 from fisao_pipeline.resume import stage_command
 from fisao_pipeline.suggestions import did_you_mean
+
+# What a user may have to bring, and what says itself how to get it.
+_Brought = ModelFolderDataset | ImageFolderDataset | JsonFilesDataset | SavedImagesDataset | SavedPromptsDataset
 
 
 class NotReadyError(click.ClickException):
@@ -81,7 +85,7 @@ def missing_inputs(
         dataset = None if name == "parameters" or name.startswith("params:") else catalog.get(name)
         if dataset is None or dataset._EPHEMERAL or isinstance(dataset, KeyedFolderDataset):
             continue
-        if isinstance(dataset, ModelFolderDataset | ImageFolderDataset | JsonFilesDataset):
+        if isinstance(dataset, _Brought):
             faults += _own_words(dataset)
         elif not _is_there(dataset):
             maker = _maker(name, registered)
@@ -98,7 +102,7 @@ def missing_inputs(
     return faults
 
 
-def _own_words(dataset: ModelFolderDataset | ImageFolderDataset | JsonFilesDataset) -> list[str]:
+def _own_words(dataset: _Brought) -> list[str]:
     """What a dataset that a user may have to bring says itself. To load a folder is to look for it, no more."""
     if isinstance(dataset, JsonFilesDataset) and dataset.exists():
         return []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fisao_pipeline.datasets.image_decoding import UnreadableImageError, decode_image
+from fisao_pipeline.datasets.image_decoding import UnreadableImageError, decode_image, pixel_digest
 
 
 def encoded(image, encoding, **options):
@@ -131,3 +131,29 @@ def test_formats_that_start_other_programs_are_not_opened():
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"
     with pytest.raises(UnreadableImageError, match="not a readable image"):
         decode_image(BytesIO(postscript))
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 50, 3), dtype=np.uint8))
+
+
+def test_the_digest_is_of_the_picture_not_of_the_file():
+    files = [encoded(NOISE, "PNG"), encoded(NOISE, "BMP"), encoded(NOISE, "PNG", compress_level=0)]
+    assert len({pixel_digest(decode_image(file)) for file in files}) == 1
+    changed = NOISE.copy()
+    changed.putpixel((49, 29), (1, 2, 3))
+    assert pixel_digest(changed) != pixel_digest(NOISE)
+    flat = Image.new("RGB", (50, 30))
+    assert pixel_digest(flat) != pixel_digest(Image.new("RGB", (30, 50))), "the same bytes in another shape"
+
+
+def test_a_photo_stored_upright_and_one_turned_by_its_exif_are_one_picture():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    turned = decode_image(encoded(NOISE.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif))
+    assert pixel_digest(turned) == pixel_digest(NOISE)
+
+
+def test_the_digest_does_not_depend_on_the_strips_it_is_taken_in(monkeypatch):
+    whole = pixel_digest(NOISE)
+    monkeypatch.setattr("fisao_pipeline.datasets.image_decoding._STRIP_PIXELS", 120)
+    assert pixel_digest(NOISE) == whole

@@ -1,13 +1,16 @@
+from types import MappingProxyType
+
 import pandas as pd
 import pytest
 
-from fisao_pipeline.ingestion.annotations import MANIFEST_COLUMNS, annotate_images
+from fisao_pipeline.ingestion.annotations import ANNOTATED_COLUMNS, annotate_images
 
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
 
 
 def images(*names):
-    return pd.DataFrame({"file_name": names, "width": 64, "height": 48, "sha256": [f"{name}-hash" for name in names]})
+    hashes = [f"{name}-hash" for name in names]
+    return pd.DataFrame({"file_name": names, "width": 64, "height": 48, "sha256": hashes, "pixels": hashes})
 
 
 def coco(image_list, annotations=(), **more):
@@ -26,7 +29,7 @@ def says(image_id, category_id):
 def run(names, *contents, refused=()):
     files = [(f"{number}.json", content) for number, content in enumerate(contents)] or None
     manifest, rejected, _ = annotate_images(images(*names), files, pd.DataFrame({"name": list(refused)}, dtype="str"))
-    assert list(manifest.columns) == MANIFEST_COLUMNS
+    assert list(manifest.columns) == ANNOTATED_COLUMNS
     return manifest.set_index("file_name"), dict(zip(rejected["name"], rejected["reason"], strict=True))
 
 
@@ -122,10 +125,32 @@ def test_an_id_of_two_images_annotates_neither():
     assert list(manifest["image_id"]) == ["a", "b", "2"]
 
 
-def test_an_id_that_another_file_gave_to_another_image_is_refused():
-    manifest, rejected = run(["a.jpg", "b.jpg"], coco([(1, "a.jpg")]), coco([(1, "b.jpg")], [says(1, 1)]))
-    assert rejected == {"b.jpg": "image id taken: 1 of 1.json belongs to a.jpg"}
-    assert manifest["objects"]["a.jpg"] == [] and manifest["objects"]["b.jpg"] is None
+def test_files_that_number_other_images_alike_both_count_and_the_second_image_goes_by_its_name():
+    """As COCO's train2017 and val2014 do: nothing of the second file is lost."""
+    train = coco([(9, "train2017/009.jpg"), (1, "a.jpg")], [says(9, 2)])
+    val = coco([(9, "COCO_val2014_009.jpg")], [says(9, 1)])
+    manifest, rejected = run(["a.jpg", "train2017/009.jpg", "val2014/COCO_val2014_009.jpg"], train, val)
+    assert not rejected
+    assert list(manifest["image_id"]) == ["1", "9", "COCO_val2014_009"]
+    assert list(manifest["objects"]) == [[], ["dog"], ["cat"]]
+    assert list(manifest["sources"]) == [("0.json",), ("0.json",), ("1.json",)]
+
+
+def test_each_image_knows_the_files_that_list_it():
+    manifest, _ = run(["a.jpg", "b.jpg", "c.jpg"], coco([(1, "a.jpg"), (2, "b.jpg")]), coco([(2, "b.jpg")]))
+    assert list(manifest["sources"]) == [("0.json",), ("0.json", "1.json"), None]
+
+
+def test_rows_may_be_any_collection_that_can_be_read_again():
+    content = coco([(1, "a.jpg")], [says(1, 1)])
+    lazy = MappingProxyType({key: dict.fromkeys(map(Row, rows)).keys() for key, rows in content.items()})
+    manifest, rejected = run(["a.jpg"], lazy)
+    assert manifest["objects"]["a.jpg"] == ["cat"] and not rejected
+
+
+class Row(dict):
+    def __hash__(self):
+        return hash(str(self))
 
 
 def test_a_category_id_with_two_names_is_no_category():

@@ -24,3 +24,10 @@ NAMES = ImageNames(["1.jpg", "train/2.jpg", "a/3.jpg", "b/3.jpg", "café.jpg"])
 )
 def test_a_reference_means_a_file_when_one_path_ends_with_the_other(reference, found):
     assert NAMES.find(reference) == found
+
+
+def test_names_whose_hashes_collide_are_told_apart(monkeypatch):
+    monkeypatch.setattr("fisao_pipeline.ingestion.names.hash", lambda text: 7, raising=False)
+    names = ImageNames(["b.jpg", "a.jpg", "x/a.jpg"])
+    assert names.rows("a.jpg") == [1] and names.rows("y/b.jpg") == [0] and names.rows("c.jpg") == []
+    assert names.rows("z/x/a.jpg") == [1, 2] and names.find("z/x/a.jpg") == ["a.jpg", "x/a.jpg"]

@@ -2,21 +2,20 @@ import hashlib
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fisao_pipeline.ingestion.annotations import MANIFEST_COLUMNS
 from fisao_pipeline.ingestion.prompts import PROMPT_COLUMNS, make_prompts
 
 
 def manifest_of(contents):
     """A manifest from file name → content; equal contents are duplicates."""
     names = sorted(contents)
+    hashes = [hashlib.sha256(str(contents[name]).encode()).hexdigest() for name in names]
+    columns = {"image_id": [name.split(".")[0] for name in names], "file_name": names, "width": 64, "height": 48}
     return pd.DataFrame(
-        {
-            "image_id": [name.split(".")[0] for name in names],
-            "file_name": names,
-            "sha256": [hashlib.sha256(str(contents[name]).encode()).hexdigest() for name in names],
-        }
+        {**columns, "sha256": hashes, "objects": None, "captions": None, "pixels": hashes, "sources": None}
     )
 
 
@@ -29,7 +28,10 @@ def run(make_params):
     def run_on(rows, manifest=MANIFEST, refused=(), **changes):
         params = make_params(**{"required_splits": [], **changes})
         files = None if rows is None else [("prompts.jsonl", rows)]
-        prompts, rejected = make_prompts(manifest, files, pd.DataFrame({"name": list(refused)}, dtype="str"), params)
+        refused_images = pd.DataFrame({"name": list(refused)}, dtype="str")
+        kept, prompts, rejected, copies = make_prompts(manifest, files, refused_images, params)
+        assert list(kept.columns) == MANIFEST_COLUMNS and set(copies["kind"]) <= {"image"}
+        assert sorted([*kept["file_name"], *copies["name"]]) == list(manifest["file_name"]), "nothing is lost"
         assert list(prompts.columns) == PROMPT_COLUMNS
         return prompts, dict(zip(rejected["name"], rejected["reason"], strict=True))
 
@@ -143,11 +145,42 @@ def test_conflicting_splits_of_one_image_refuse_all_its_prompts(run):
     assert set(rejected) == {"1", "2", "3"} and all("conflicting splits" in reason for reason in rejected.values())
 
 
-def test_conflicting_splits_of_identical_images_refuse_both(run):
+def test_of_identical_images_that_rows_ask_in_two_splits_the_held_out_copy_stays(run):
     manifest = manifest_of({"a.jpg": 1, "copy.jpg": 1, "b.jpg": 2})
     rows = [row(1, split="training"), row(2, "copy.jpg", split="held_out"), row(3, "b.jpg")]
     prompts, rejected = run(rows, manifest)
-    assert list(prompts["prompt_id"]) == ["3"] and set(rejected) == {"1", "2"}
+    assert list(prompts["prompt_id"]) == ["2", "3"]
+    assert rejected == {"1": "image was quarantined: a.jpg is a copy of copy.jpg in held_out"}
+
+
+def test_sources_deal_images_and_refuse_rows_that_ask_for_another_split(run):
+    manifest = manifest_of({"train/a.jpg": 1, "val/b.jpg": 2, "c.jpg": 3})
+    rows = [row(1, "a.jpg"), row(2, "b.jpg", split="training"), row(3, "b.jpg"), row(4, "c.jpg", split="probe")]
+    prompts, rejected = run(rows, manifest, source_splits={"train": ["training"], "val/": ["held_out"]})
+    assert prompts[["prompt_id", "split"]].values.tolist() == [["1", "training"], ["3", "held_out"], ["4", "probe"]]
+    assert list(rejected) == ["2"] and rejected["2"].startswith("split of another source: the row asks for training")
+
+
+def test_the_first_usable_prompts_of_each_file_are_used(make_params, caplog):
+    files = [("big.json", [row(1, "z.jpg"), row(2), row(3, "b.jpg"), row(4)]), ("own.jsonl", [row(5, "c.jpg")])]
+    params = make_params(required_splits=[], max_prompts_per_file=2)
+    with caplog.at_level("INFO"):
+        _, prompts, rejected, _ = make_prompts(MANIFEST, files, NO_IMAGES_REFUSED, params)
+    assert list(prompts["prompt_id"]) == ["2", "3", "5"] and list(rejected["name"]) == ["1"]
+    assert "big.json: the first 2 of 3 usable prompts are used" in caplog.text and "own.jsonl" not in caplog.text
+
+
+def test_images_without_a_row_are_asked_the_template_in_the_splits_that_want_it(run):
+    manifest = manifest_of({"train/a.jpg": 1, "train/b.jpg": 2, "val/c.jpg": 3, "val/d.jpg": 4, "val/e.jpg": 3})
+    rows = [row("template-val/c", "a.jpg"), row(2, "d.jpg"), row(3, "e.jpg", prompt="</s>")]
+    sources = {"train": ["training"], "val": ["held_out"]}
+    prompts, _ = run(rows, manifest, source_splits=sources, template_splits=["held_out"], template_prompt="Tell.")
+    assert prompts[["prompt_id", "image_id", "prompt"]].values.tolist() == [
+        ["template-val/c", "train/a", "What is it?"],
+        ["2", "val/d", "What is it?"],
+        ["template-template-val/c", "val/c", "Tell."],
+        ["template-val/e", "val/e", "Tell."],
+    ]
 
 
 def test_a_split_that_one_row_asks_for_holds_for_all_prompts_of_that_content(run):
@@ -156,13 +189,14 @@ def test_a_split_that_one_row_asks_for_holds_for_all_prompts_of_that_content(run
     assert set(prompts["split"]) == {"probe"}
 
 
+@settings(deadline=None)
 @given(contents=st.dictionaries(st.integers(0, 200), st.integers(0, 40), min_size=3, max_size=60), data=st.data())
 def test_adding_images_moves_none_and_duplicates_agree(make_params_of_session, contents, data):
     params = make_params_of_session
     contents = {f"{name}.jpg": content for name, content in contents.items()}
     fewer = data.draw(st.sets(st.sampled_from(sorted(contents)), min_size=1))
-    everyone, _ = make_prompts(manifest_of(contents), None, NO_IMAGES_REFUSED, params)
-    some, _ = make_prompts(manifest_of({name: contents[name] for name in fewer}), None, NO_IMAGES_REFUSED, params)
+    _, everyone, *_ = make_prompts(manifest_of(contents), None, NO_IMAGES_REFUSED, params)
+    _, some, *_ = make_prompts(manifest_of({name: contents[name] for name in fewer}), None, NO_IMAGES_REFUSED, params)
     splits = dict(zip(everyone["image_id"], everyone["split"], strict=True))
     assert all(splits[image_id] == split for image_id, split in zip(some["image_id"], some["split"], strict=True))
     by_content = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import BinaryIO
 
 import numpy as np
@@ -14,6 +15,8 @@ FORMATS = tuple(name for name in _WANTED_FORMATS if name in Image.OPEN)
 # Pillow itself refuses above twice its own limit; a larger number here could not be honoured.
 MAX_PIXELS = 2 * 89_478_485
 _FULL_SCALE_16_BIT = 65535
+_DIGEST_BYTES = 16
+_STRIP_PIXELS = 1 << 20
 
 
 class UnreadableImageError(ValueError):
@@ -51,6 +54,19 @@ def decode_image(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise UnreadableImageError(f"truncated or corrupt: {error}") from error
     rgb.format = image.format
     return rgb
+
+
+def pixel_digest(image: Image.Image) -> str:
+    """Return 32 hex digits of an RGB image's size and pixels.
+
+    Files whose bytes differ but not their picture (metadata taken out, a PNG saved of a BMP) agree in it; a picture
+    that was compressed anew does not.
+    """
+    digest = hashlib.blake2b(f"{image.mode} {image.width} {image.height}".encode(), digest_size=_DIGEST_BYTES)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):  # In strips: bytes of a whole large picture would be a copy of it.
+        digest.update(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
+    return digest.hexdigest()
 
 
 def _open_still(stream: BinaryIO, max_pixels: int) -> Image.Image:

@@ -14,7 +14,7 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import JSONPreview
 from PIL import Image
 
-from fisao_pipeline.datasets.image_decoding import MAX_PIXELS, UnreadableImageError, decode_image
+from fisao_pipeline.datasets.image_decoding import MAX_PIXELS, UnreadableImageError, decode_image, pixel_digest
 from fisao_pipeline.datasets.publish import publish_in_place, restore_interrupted_swap
 
 SIDECAR_SUFFIXES = frozenset(
@@ -32,11 +32,15 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """What a full decode of one file found: size after EXIF rotation, or the reason why it cannot be used."""
+    """What a full decode of one file found: size after EXIF rotation, or the reason why it cannot be used.
+
+    ``sha256`` is of the file's bytes, ``pixels`` the digest of the decoded picture (see :func:`pixel_digest`).
+    """
 
     width: int = 0
     height: int = 0
     sha256: str = ""
+    pixels: str = ""
     encoding: str = ""
     reason: str | None = None
 
@@ -106,7 +110,7 @@ class ImageFolder:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
         except UnreadableImageError as error:
             return ImageCheck(reason=error.reason)
-        return ImageCheck(image.width, image.height, digest, encoding=image.format or "")
+        return ImageCheck(image.width, image.height, digest, pixel_digest(image), encoding=image.format or "")
 
 
 class ImageFolderDataset(AbstractDataset[Iterable[tuple[str, Image.Image | bytes]], ImageFolder]):

@@ -10,6 +10,7 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro.utils import find_kedro_project
 from kedro_datasets._typing import JSONPreview
 
+from fisao_pipeline.datasets.json_stream import open_json, open_json_lines
 from fisao_pipeline.datasets.publish import publish_in_place
 
 _LINE_SUFFIXES = frozenset({".jsonl", ".ndjson"})
@@ -22,7 +23,11 @@ _REMEDY = (
 
 
 class JsonFile(NamedTuple):
-    """One parsed file: its base name (for messages) and its content (for JSON Lines, the list of its rows)."""
+    """One parsed file: its base name (for messages) and its content.
+
+    Rows of JSON Lines and lists of JSON are :class:`~fisao_pipeline.datasets.json_stream.JsonRows`: they stay in the
+    file and are read one by one whenever they are iterated, so a file of gigabytes takes no memory to speak of.
+    """
 
     name: str
     content: Any
@@ -90,7 +95,7 @@ class JsonFilesDataset(AbstractDataset[Any, list[JsonFile] | None]):
 
     def preview(self) -> JSONPreview:
         """Names of the files and the beginning of each, for Kedro-Viz."""
-        starts = {path.name: path.read_text(encoding="utf-8-sig")[:_PREVIEW_CHARACTERS] for path in self._paths}
+        starts = {path.name: _start_of(path) for path in self._paths}
         return JSONPreview(json.dumps(starts))
 
     def _exists(self) -> bool:
@@ -103,25 +108,12 @@ class JsonFilesDataset(AbstractDataset[Any, list[JsonFile] | None]):
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise DatasetError(f"{path} does not exist. {_REMEDY}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not UTF-8 text: {error}") from error
-    if path.suffix.lower() not in _LINE_SUFFIXES:
-        return _parse(path, text)
-    # Not splitlines(): that also breaks at U+2028 and others, which are legal inside a JSON string.
-    lines = enumerate(text.split("\n"), start=1)
-    return [_parse(path, line, number) for number, line in lines if line.strip()]
+    return open_json_lines(path) if path.suffix.lower() in _LINE_SUFFIXES else open_json(path)
 
 
-def _parse(path: Path, text: str, line: int = 1) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"line {line + error.lineno - 1}, column {error.colno}"
-        raise DatasetError(f"{path} is not valid JSON at {where}: {error.msg}.") from error
-    except RecursionError as error:
-        raise DatasetError(f"{path}: the JSON that begins on line {line} is nested too deeply.") from error
+def _start_of(path: Path) -> str:
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        return stream.read(_PREVIEW_CHARACTERS)
 
 
 def _format(path: Path, data: Any) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -12,8 +13,13 @@ import pandas as pd
 from fisao_pipeline.ingestion.names import ImageNames
 from fisao_pipeline.ingestion.rejections import Rejection, as_id, as_text, rejections_table
 
+logger = logging.getLogger(__name__)
+
 MANIFEST_COLUMNS = ["image_id", "file_name", "width", "height", "sha256", "objects", "captions"]
+# What only the dealing of splits needs, and no artifact holds.
+ANNOTATED_COLUMNS = [*MANIFEST_COLUMNS, "pixels", "sources"]
 NamedContent = tuple[str, Any]
+_NOT_USABLE = -1
 
 
 def annotate_images(
@@ -22,14 +28,17 @@ def annotate_images(
     """Add ids, object names and captions to the usable images.
 
     Args:
-        images: Usable images: ``file_name``, ``width``, ``height``, ``sha256``.
-        files: ``(name, parsed COCO JSON)`` of each annotation file, or None without annotations.
+        images: Usable images: ``file_name``, ``width``, ``height``, ``sha256``, ``pixels``.
+        files: ``(name, parsed COCO JSON)`` of each annotation file, or None without annotations. The lists in it may
+            be any collections that can be iterated more than once, so that large files need not be in memory.
         refused_images: Refused files (column ``name``), to tell a refused image from a missing one.
 
     Returns:
-        The manifest (``MANIFEST_COLUMNS``, in the order of ``images``), the refused annotations, and the sorted names
+        The images (``ANNOTATED_COLUMNS``, in the order of ``images``), the refused annotations, and the sorted names
         of all categories that the files declare, seen in an image or not. ``objects`` are the sorted category names
         present: an empty list where an image is annotated and empty, None where no instances file lists it.
+        ``sources`` are the names of the files that list the image, None where there are none. ``image_id`` is the id
+        in the first file that lists it, unless another image has that id already.
 
     Raises:
         ValueError: A file is no COCO JSON, or files were given and not one of their images is usable.
@@ -37,82 +46,114 @@ def annotate_images(
     join = _Join(images["file_name"], refused_images["name"])
     for name, content in files or ():
         join.add_file(name, content)
-    if files and not join.image_ids:
+    if files and not any(join.sources):
         raise ValueError(
             f"None of the images listed in {', '.join(name for name, _ in files)} is among the {len(images)} usable "
             "images. Do `raw_annotations` and `image_folder` belong together? Set `raw_annotations.filepath: null` in "
             "conf/<env>/catalog.yml for images without annotations."
         )
     ids = _image_ids(list(images["file_name"]), join.image_ids)
-    manifest = images.assign(
+    columns = {"objects": join.objects(), "captions": join.captions, "sources": join.sources}
+    annotated = images.assign(
         image_id=pd.Series(ids, index=images.index, dtype="str"),
-        objects=_column(images, {name: sorted(found) for name, found in join.objects.items()}),
-        captions=_column(images, join.captions),
+        **{name: pd.Series(values, index=images.index, dtype=object) for name, values in columns.items()},
     )
-    return manifest[MANIFEST_COLUMNS], rejections_table(join.rejections), sorted(join.categories)
+    return annotated[ANNOTATED_COLUMNS], rejections_table(join.rejections), sorted(join.categories)
 
 
 class _Join:
-    """What all annotation files say about each usable image, and what of it was refused."""
+    """What all annotation files say about each usable image, and what of it was refused.
+
+    Everything by image is a list in the order of the images, objects as the bits of one number: a million images
+    with a set each would take several times the memory.
+    """
 
     def __init__(self, usable: Iterable[str], refused: Iterable[str]) -> None:
-        self.image_ids: dict[str, str] = {}
-        self.objects: dict[str, set[str]] = {}
-        self.captions: dict[str, list[str]] = defaultdict(list)
-        self.categories: set[str] = set()
-        self.rejections: list[Rejection] = []
-        self._owners: dict[str, str] = {}
         self._usable = ImageNames(usable)
         self._refused = ImageNames(refused)
+        self.image_ids: list[str | None] = [None] * len(self._usable)
+        self.captions: list[list[str] | None] = [None] * len(self._usable)
+        self.sources: list[tuple[str, ...] | None] = [None] * len(self._usable)
+        self.categories: dict[str, int] = {}
+        self.rejections: list[Rejection] = []
+        self._objects: list[int | None] = [None] * len(self._usable)
+        self._owners: dict[str, int] = {}
+        self._known_sources: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def objects(self) -> list[list[str] | None]:
+        """Return the sorted category names of each image."""
+        names = list(self.categories)
+        return [None if bits is None else sorted(names[bit] for bit in _bits(bits)) for bits in self._objects]
 
     def add_file(self, source: str, content: Any) -> None:
         """Read one COCO file: its images first, then what is said about them."""
         coco = _require_coco(source, content)
         files = self._read_images(source, coco["images"])
         categories = self._read_categories(source, coco["categories"])
-        self.categories.update(categories.values())
+        for name in categories.values():
+            self.categories.setdefault(name, len(self.categories))
         if "categories" in content:
-            for file_name in filter(None, files.values()):
-                self.objects.setdefault(file_name, set())
-        for row in [*coco["annotations"], *coco["captions"]]:
-            self._read_annotation(source, row, files, categories)
+            for row in files.values():
+                if row != _NOT_USABLE and self._objects[row] is None:
+                    self._objects[row] = 0
+        for section in ("annotations", "captions"):
+            for row in coco[section]:
+                self._read_annotation(source, row, files, categories)
 
-    def _read_images(self, source: str, rows: list[Any]) -> dict[str, str | None]:
-        """Map the image ids of one file to usable file names; None for a known id whose image is not usable."""
-        entries = [row if isinstance(row, dict) else {} for row in rows]
-        pairs = [(as_id(row.get("id")), as_text(row.get("file_name"))) for row in entries]
-        uses = Counter(image_id for image_id, _ in dict.fromkeys(pairs))
-        files: dict[str, str | None] = {}
-        claimed: set[str] = set()
-        for image_id, reference in pairs:
+    def _read_images(self, source: str, rows: Collection[Any]) -> dict[str, int]:
+        """Map the image ids of one file to usable images; ``_NOT_USABLE`` for a known id whose image is not."""
+        meanings = _meanings(rows)
+        files: dict[str, int] = {}
+        claimed = bytearray(len(self._usable))
+        for row in rows:
+            image_id, reference = _image_entry(row)
             name = reference or f"{source} image {image_id}"
             if image_id is None or reference is None:
                 self._refuse(name, f"image entry without id or file_name: in {source}")
-            elif uses[image_id] > 1:
-                self._refuse(name, f"ambiguous image id: {image_id} names {uses[image_id]} images in {source}")
-                files[image_id] = None
+            elif meanings.get(image_id, 1) > 1:
+                self._refuse(name, f"ambiguous image id: {image_id} names {meanings[image_id]} images in {source}")
+                files[image_id] = _NOT_USABLE
             elif image_id in files:
                 self._refuse(name, f"repeated image entry: id {image_id} in {source}")
             else:
                 files[image_id] = self._claim(source, image_id, reference, claimed)
+        self._name_images(source, files)
         return files
 
-    def _claim(self, source: str, image_id: str, reference: str, claimed: set[str]) -> str | None:
-        """Return the usable file of an image entry, if it is clear and nobody else's."""
-        found = self._usable.find(reference)
+    def _claim(self, source: str, image_id: str, reference: str, claimed: bytearray) -> int:
+        """Return the usable image of an image entry, if it is clear."""
+        found = self._usable.rows(reference)
         if len(found) != 1:
-            self._refuse(reference, image_problem(found, self._refused.find(reference), f"listed in {source}"))
-        elif self._owners.setdefault(image_id, found[0]) != found[0]:
-            self._refuse(reference, f"image id taken: {image_id} of {source} belongs to {self._owners[image_id]}")
-        elif found[0] in claimed:
-            self._refuse(reference, f"second entry for one image: id {image_id} in {source} is {found[0]} again")
-        else:
-            claimed.add(found[0])
-            self.image_ids.setdefault(found[0], image_id)
-            return found[0]
-        return None
+            names = self._usable.find(reference)
+            self._refuse(reference, image_problem(names, self._refused.find(reference), f"listed in {source}"))
+            return _NOT_USABLE
+        row = found[0]
+        if claimed[row]:
+            where = f"id {image_id} in {source} is {self._usable[row]} again"
+            self._refuse(reference, f"second entry for one image: {where}")
+            return _NOT_USABLE
+        claimed[row] = True
+        listed = (*(self.sources[row] or ()), source)
+        self.sources[row] = self._known_sources.setdefault(listed, listed)
+        return row
 
-    def _read_categories(self, source: str, rows: list[Any]) -> dict[str, str]:
+    def _name_images(self, source: str, files: Mapping[str, int]) -> None:
+        """Give the images of one file its ids, but none that an earlier file gave to another image.
+
+        COCO's train2017 and val2014 number the same photos alike, and many number theirs from 1 in every file.
+        """
+        taken = 0
+        for image_id, row in files.items():
+            if row == _NOT_USABLE:
+                continue
+            if self._owners.setdefault(image_id, row) != row:
+                taken += 1
+            elif self.image_ids[row] is None:
+                self.image_ids[row] = image_id
+        if taken:
+            logger.info("%d images of %s have ids of images in earlier files: they go by their names.", taken, source)
+
+    def _read_categories(self, source: str, rows: Collection[Any]) -> dict[str, str]:
         """Map category ids to names; an id with two names is no category at all."""
         entries = [row if isinstance(row, dict) else {} for row in rows]
         pairs = dict.fromkeys((as_id(row.get("id")), as_text(row.get("name"))) for row in entries)
@@ -125,23 +166,30 @@ class _Join:
                 categories[category_id] = name
         return categories
 
-    def _read_annotation(self, source: str, row: Any, files: dict[str, str | None], categories: dict[str, str]) -> None:
+    def _read_annotation(self, source: str, row: Any, files: dict[str, int], categories: dict[str, str]) -> None:
         row = row if isinstance(row, dict) else {}
-        name = f"{source} annotation {as_id(row.get('id'))}"
         image_id, category_id = as_id(row.get("image_id")), as_id(row.get("category_id"))
-        if image_id not in files:
+        image = files.get(image_id) if image_id is not None else None
+        name = f"{source} annotation {as_id(row.get('id'))}"
+        if image is None:
             self._refuse(name, f"unknown image id: {image_id}")
             return
-        file_name = files[image_id]
-        if file_name is None:  # The image entry was refused, with its reason, already.
+        if image == _NOT_USABLE:  # The image entry was refused, with its reason, already.
             return
         caption = as_text(row.get("caption"))
         if caption is not None:
-            self.captions[file_name].append(caption)
+            self._add_caption(image, caption)
         if category_id in categories:
-            self.objects.setdefault(file_name, set()).add(categories[category_id])
+            self._objects[image] = (self._objects[image] or 0) | 1 << self.categories[categories[category_id]]
         elif category_id is not None or caption is None:
             self._refuse(name, f"unknown category: {category_id}" if category_id else "neither category nor caption")
+
+    def _add_caption(self, image: int, caption: str) -> None:
+        known = self.captions[image]
+        if known is None:
+            self.captions[image] = [caption]
+        else:
+            known.append(caption)
 
     def _refuse(self, name: str, reason: str) -> None:
         self.rejections.append(Rejection("annotation", name, reason))
@@ -156,25 +204,48 @@ def image_problem(found: Sequence[str], refused: Sequence[str], where: str) -> s
     return f"no such image in the folder: {where}"
 
 
-def _require_coco(source: str, content: Any) -> dict[str, list[Any]]:
-    if not isinstance(content, dict) or "images" not in content:
+def _require_coco(source: str, content: Any) -> dict[str, Collection[Any]]:
+    if not isinstance(content, Mapping) or "images" not in content:
         raise ValueError(f"{source} is no COCO JSON: it needs an object with the key `images` at the top.")
     sections = {key: content.get(key, []) for key in ("images", "annotations", "categories", "captions")}
     for key, rows in sections.items():
-        if not isinstance(rows, list):
+        if not isinstance(rows, Collection) or isinstance(rows, Mapping | str):
             raise ValueError(f"{source} is no COCO JSON: `{key}` must be a list, it is {type(rows).__name__}.")
     return sections
 
 
-def _image_ids(file_names: list[str], annotated: dict[str, str]) -> list[str]:
+def _image_entry(row: Any) -> tuple[str | None, str | None]:
+    """Return the id and the file name of an image entry, None for what is not there."""
+    return (as_id(row.get("id")), as_text(row.get("file_name"))) if isinstance(row, dict) else (None, None)
+
+
+def _meanings(rows: Collection[Any]) -> Mapping[str | None, int]:
+    """Of each id that stands more than once: how many different images it names."""
+    once: set[str | None] = set()
+    more: set[str | None] = set()
+    for row in rows:
+        image_id, _ = _image_entry(row)
+        (more if image_id in once else once).add(image_id)
+    entries = {entry for entry in map(_image_entry, rows) if entry[0] in more} if more else set()
+    return Counter(image_id for image_id, _ in entries)
+
+
+def _bits(number: int) -> Iterable[int]:
+    """Yield the places of the ones in a number, lowest first."""
+    while number:
+        lowest = number & -number
+        yield lowest.bit_length() - 1
+        number ^= lowest
+
+
+def _image_ids(file_names: list[str], annotated: list[str | None]) -> list[str]:
     """COCO's id where there is one, else the name without extension where that is unique, else the relative path."""
-    stems = {name: PurePosixPath(name).stem for name in file_names if name not in annotated}
-    uses = Counter([*stems.values(), *annotated.values()])
-    ids = [annotated.get(name) or (stems[name] if uses[stems[name]] == 1 else name) for name in file_names]
-    if repeated := [image_id for image_id, count in Counter(ids).items() if count > 1]:
-        raise ValueError(f"Two images would get the id {repeated[0]!r}: use other image ids in the annotations.")
+    pairs = zip(file_names, annotated, strict=True)
+    short = [PurePosixPath(name).stem if given is None else given for name, given in pairs]
+    uses = Counter(short)
+    triples = zip(file_names, annotated, short, strict=True)
+    ids = [one if given is not None or uses[one] == 1 else name for name, given, one in triples]
+    if len(set(ids)) < len(ids):
+        repeated = next(image_id for image_id, count in Counter(ids).items() if count > 1)
+        raise ValueError(f"Two images would get the id {repeated!r}: use other image ids in the annotations.")
     return ids
-
-
-def _column(images: pd.DataFrame, values: dict[str, list[str]]) -> pd.Series:
-    return pd.Series([values.get(name) for name in images["file_name"]], index=images.index, dtype=object)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -17,7 +19,12 @@ from fisao_pipeline.params import ImageIngestionParams
 
 logger = logging.getLogger(__name__)
 
-IMAGE_COLUMNS = ["file_name", "width", "height", "sha256"]
+IMAGE_COLUMNS = ["file_name", "width", "height", "sha256", "pixels"]
+# Files that one thread takes at a time, and how many such parts wait for it: a future of each of a million files
+# would take more memory than the tables.
+_BATCH_FILES = 16
+_BATCHES_AHEAD = 8
+_FRAME_ROWS = 100_000
 
 
 class Check(Protocol):
@@ -26,6 +33,7 @@ class Check(Protocol):
     width: int
     height: int
     sha256: str
+    pixels: str
     encoding: str
     reason: str | None
 
@@ -52,7 +60,8 @@ def check_images(folder: Folder, params: ImageIngestionParams) -> tuple[pd.DataF
         params: Limits, number of threads, and the share of refused files that is still tolerated.
 
     Returns:
-        Usable images (``IMAGE_COLUMNS``, sizes in pixels, sorted by file name) and refused ones with the reason.
+        Usable images (``IMAGE_COLUMNS``, sizes in pixels, sorted by file name; ``sha256`` is of the file's bytes,
+        ``pixels`` a digest of the decoded picture) and refused ones with the reason.
 
     Raises:
         ValueError: The folder holds no candidate file, or too large a share of it was refused.
@@ -64,37 +73,73 @@ def check_images(folder: Folder, params: ImageIngestionParams) -> tuple[pd.DataF
             "`kedro run --pipelines=pocket_world --tags=scenes` with the same --env; for images of your own, set "
             "`image_folder.filepath` in conf/<env>/catalog.yml to the folder that holds them."
         )
-    checks, reasons = _check_all(folder, names, params)
-    usable = [
-        (name, check.width, check.height, check.sha256)
-        for name, check, reason in zip(names, checks, reasons, strict=True)
-        if reason is None
-    ]
-    refused = rejections_table(
-        Rejection("image", name, reason) for name, reason in zip(names, reasons, strict=True) if reason is not None
-    )
+    usable = _Usable()
+    rejections: list[Rejection] = []
+    mislabelled: list[str] = []
+    with tqdm(total=len(names), desc="checking images", unit="img", disable=None) as bar:
+        for name, check in _checks(folder, names, params):
+            reason = _refusal(name, check, params)
+            if reason is None:
+                usable.add(name, check)
+            else:
+                rejections.append(Rejection("image", name, reason))
+            if _is_mislabelled(name, check.encoding):
+                mislabelled.append(f"{name} is {check.encoding}")
+            bar.set_postfix(rejected=len(rejections), refresh=False)
+            bar.update()
+    refused = rejections_table(rejections)
     _check_share(folder.root, len(names), refused, params.max_rejected_share)
-    _log_mislabelled(names, checks)
-    return pd.DataFrame(usable, columns=IMAGE_COLUMNS), refused
+    if mislabelled:
+        first = ", ".join(mislabelled[:3])
+        logger.info("%d images have another format than their extension says: %s.", len(mislabelled), first)
+    return usable.table(), refused
 
 
-def _check_all(folder: Folder, names: list[str], params: ImageIngestionParams) -> tuple[list[Check], list[str | None]]:
-    checks: list[Check] = []
-    reasons: list[str | None] = []
-    rejected = 0
+class _Usable:
+    """The table of usable images, grown in parts: as Python objects the rows would take five times its memory."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[str, int, int, str, str]] = []
+        self._frames: list[pd.DataFrame] = []
+
+    def add(self, name: str, check: Check) -> None:
+        self._rows.append((name, check.width, check.height, check.sha256, check.pixels))
+        if len(self._rows) == _FRAME_ROWS:
+            self._close_frame()
+
+    def table(self) -> pd.DataFrame:
+        if self._rows or not self._frames:
+            self._close_frame()
+        return pd.concat(self._frames, ignore_index=True) if len(self._frames) > 1 else self._frames[0]
+
+    def _close_frame(self) -> None:
+        self._frames.append(pd.DataFrame(self._rows, columns=IMAGE_COLUMNS))
+        self._rows = []
+
+
+def _checks(folder: Folder, names: list[str], params: ImageIngestionParams) -> Iterator[tuple[str, Check]]:
+    """Yield every name with its check, in order, decoded a little ahead by the threads."""
     pool = ThreadPoolExecutor(params.workers)
+    waiting: deque[tuple[list[str], Future[list[Check]]]] = deque()
+    check_batch = partial(_check_batch, folder, params.max_pixels)
     try:
-        with tqdm(total=len(names), desc="checking images", unit="img", disable=None) as bar:
-            found = pool.map(partial(folder.check, max_pixels=params.max_pixels), names)
-            for name, check in zip(names, found, strict=True):
-                checks.append(check)
-                reasons.append(_refusal(name, check, params))
-                rejected += reasons[-1] is not None
-                bar.set_postfix(rejected=rejected, refresh=False)
-                bar.update()
+        for start in range(0, len(names), _BATCH_FILES):
+            batch = names[start : start + _BATCH_FILES]
+            waiting.append((batch, pool.submit(check_batch, batch)))
+            if len(waiting) > _BATCHES_AHEAD * params.workers:
+                yield from _finished(*waiting.popleft())
+        while waiting:
+            yield from _finished(*waiting.popleft())
     finally:
-        pool.shutdown(cancel_futures=True)  # Otherwise Ctrl-C waits until every remaining file is decoded.
-    return checks, reasons
+        pool.shutdown(cancel_futures=True)  # Otherwise Ctrl-C waits until all that was begun is decoded.
+
+
+def _check_batch(folder: Folder, max_pixels: int, names: list[str]) -> list[Check]:
+    return [folder.check(name, max_pixels=max_pixels) for name in names]
+
+
+def _finished(names: list[str], checks: Future[list[Check]]) -> Iterator[tuple[str, Check]]:
+    return zip(names, checks.result(), strict=True)
 
 
 def _refusal(name: str, check: Check, params: ImageIngestionParams) -> str | None:
@@ -109,13 +154,6 @@ def _refusal(name: str, check: Check, params: ImageIngestionParams) -> str | Non
 
 def _has_surrogates(name: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in name)
-
-
-def _log_mislabelled(names: list[str], checks: list[Check]) -> None:
-    pairs = zip(names, (check.encoding for check in checks), strict=True)
-    odd = [f"{name} is {encoding}" for name, encoding in pairs if _is_mislabelled(name, encoding)]
-    if odd:
-        logger.info("%d images have another format than their extension says: %s.", len(odd), ", ".join(odd[:3]))
 
 
 def _is_mislabelled(name: str, encoding: str) -> bool:

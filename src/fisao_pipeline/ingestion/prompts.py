@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import pandas as pd
 
-from fisao_pipeline.ingestion.annotations import NamedContent, image_problem
+from fisao_pipeline.ingestion.annotations import MANIFEST_COLUMNS, NamedContent, image_problem
+from fisao_pipeline.ingestion.copies import DealtImages, deal_images, quarantined_images
 from fisao_pipeline.ingestion.names import ImageNames
 from fisao_pipeline.ingestion.rejections import Rejection, as_id, as_text, rejections_table
-from fisao_pipeline.ingestion.splits import assign_split, require_splits
+from fisao_pipeline.ingestion.splits import allowed_splits, require_splits
 from fisao_pipeline.params import SPLITS, ImageIngestionParams
+
+logger = logging.getLogger(__name__)
 
 PROMPT_COLUMNS = ["prompt_id", "image_id", "prompt", "split"]
 IMAGE_TOKEN = "<image>"
@@ -24,14 +28,15 @@ _CONTROL_TOKEN = re.compile(r"</?s>|<(?:pad|unk|bos|eos|image|video)>|<\|[^<>]*\
 _HUMAN = frozenset({"human", "user"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Prompt:
-    """One prompt on its way: ``split`` is what its row asks for, None to let the image's content decide."""
+    """One prompt on its way: ``split`` is what its row asks for, ``file`` the place of its file, ``image`` its row."""
 
     prompt_id: str
-    image: str
+    image: int
     text: str
     split: str | None = None
+    file: int = 0
 
 
 class _RefusedError(ValueError):
@@ -39,60 +44,117 @@ class _RefusedError(ValueError):
 
 
 def make_prompts(
-    manifest: pd.DataFrame,
+    images: pd.DataFrame,
     files: Sequence[NamedContent] | None,
     refused_images: pd.DataFrame,
     params: ImageIngestionParams,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Build the prompts table.
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Build the prompts table, and take copies across splits out of the images.
 
     Args:
-        manifest: Usable images: ``image_id``, ``file_name``, ``sha256``.
-        files: ``(name, parsed rows)`` of each prompts file, or None to apply the template to every image.
+        images: Annotated images: ``MANIFEST_COLUMNS``, ``pixels`` and ``sources``.
+        files: ``(name, parsed rows)`` of each prompts file, or None to apply the template to every image. Rows may be
+            any collection.
         refused_images: Refused files (column ``name``), to tell a refused image from a missing one.
-        params: Template, split fractions and seed.
+        params: Template, sources, split fractions and seed.
 
     Returns:
-        The prompts (``PROMPT_COLUMNS``, in file order) and the refused rows. All prompts of byte-identical images
-        share one split.
+        The manifest (``MANIFEST_COLUMNS``, without quarantined images), the prompts (``PROMPT_COLUMNS``, in file
+        order; those of the template last), the refused rows, and the quarantined images. No two prompts of different
+        splits show the same picture.
 
     Raises:
-        ValueError: A file is no list of rows, the template is no usable prompt, or a required split is empty.
+        ValueError: A file is no list of rows, the template is no usable prompt, a required split is empty, or
+            ``source_splits`` does not fit the images.
     """
+    allowed = allowed_splits(images["file_name"], images["sources"], params.source_splits)
     rejections: list[Rejection] = []
-    if files is None:
-        template = _template_text(params.template_prompt)
-        prompts = [_Prompt(row.image_id, row.file_name, template) for row in manifest.itertuples()]
-    else:
-        prompts = _read_files(files, manifest, refused_images, rejections)
-    prompts = _deal(prompts, dict(zip(manifest["file_name"], manifest["sha256"], strict=True)), params, rejections)
+    prompts = [] if files is None else _read_files(files, images["file_name"], refused_images, rejections)
+    asked = _asked_splits(prompts, allowed)
+    single = {row: next(iter(splits)) for row, splits in asked.items() if len(splits) == 1}
+    dealt = deal_images(images, single, allowed, params)
+    names = images["file_name"]
+    used = [prompt for prompt in prompts if _is_usable(prompt, names, asked, dealt, rejections)]
+    if files is not None and params.max_prompts_per_file is not None:
+        used = _first_of_each_file(used, files, params.max_prompts_per_file)
+    by_template = (None if files is None else params.template_splits) or ()
+    if files is None or by_template:
+        asked_about = {prompt.image for prompt in prompts}
+        wanted = [
+            row
+            for row, split in enumerate(dealt.splits)
+            if row not in dealt.kept_copies and (files is None or (split in by_template and row not in asked_about))
+        ]
+        used += _template_prompts(wanted, images["image_id"], params, used if files is not None else None)
     refused = rejections_table(rejections)
-    if not prompts:
+    if not used:
         raise ValueError(f"No usable prompt is left. The first refusals: {refused.head(3).to_dict('records')}")
-    require_splits({prompt.split for prompt in prompts if prompt.split}, params)
-    image_ids = dict(zip(manifest["file_name"], manifest["image_id"], strict=True))
-    rows = [(prompt.prompt_id, image_ids[prompt.image], prompt.text, prompt.split) for prompt in prompts]
-    return pd.DataFrame(rows, columns=PROMPT_COLUMNS, dtype="str"), refused
+    require_splits({dealt.splits[prompt.image] for prompt in used}, params)
+    table = _table(used, images["image_id"], dealt.splits)
+    del prompts, used  # Before the manifest, a second table of all images, is made.
+    manifest = images[MANIFEST_COLUMNS].drop(index=list(dealt.kept_copies)).reset_index(drop=True)
+    return manifest, table, refused, rejections_table(quarantined_images(images, dealt))
+
+
+def _table(prompts: list[_Prompt], image_ids: pd.Series, splits: Sequence[str]) -> pd.DataFrame:
+    ids = list(image_ids)
+    columns = {
+        "prompt_id": [prompt.prompt_id for prompt in prompts],
+        "image_id": [ids[prompt.image] for prompt in prompts],
+        "prompt": [prompt.text for prompt in prompts],
+        "split": [splits[prompt.image] for prompt in prompts],
+    }
+    return pd.DataFrame(columns, columns=PROMPT_COLUMNS, dtype="str")
+
+
+def _template_prompts(
+    rows: Sequence[int], image_ids: pd.Series, params: ImageIngestionParams, others: Sequence[_Prompt] | None
+) -> Iterator[_Prompt]:
+    """Yield the template for each image; beside prompts of files its ids say so and avoid theirs."""
+    text = _template_text(params.template_prompt)
+    taken = {prompt.prompt_id for prompt in others or ()}
+    ids = list(image_ids)
+    for row in rows:
+        prompt_id = ids[row] if others is None else f"template-{ids[row]}"
+        while prompt_id in taken:
+            prompt_id = f"template-{prompt_id}"
+        taken.add(prompt_id)
+        yield _Prompt(prompt_id, row, text)
+
+
+def _first_of_each_file(prompts: list[_Prompt], files: Sequence[NamedContent], most: int) -> list[_Prompt]:
+    counts = Counter(prompt.file for prompt in prompts)
+    for file, count in sorted(counts.items()):
+        if count > most:
+            logger.info("%s: the first %d of %d usable prompts are used.", files[file][0], most, count)
+    seen: Counter[int] = Counter()
+    first = []
+    for prompt in prompts:
+        seen[prompt.file] += 1
+        if seen[prompt.file] <= most:
+            first.append(prompt)
+    return first
 
 
 def _read_files(
-    files: Sequence[NamedContent], manifest: pd.DataFrame, refused_images: pd.DataFrame, rejections: list[Rejection]
+    files: Sequence[NamedContent], file_names: pd.Series, refused_images: pd.DataFrame, rejections: list[Rejection]
 ) -> list[_Prompt]:
-    usable, refused = ImageNames(manifest["file_name"]), ImageNames(refused_images["name"])
+    usable, refused = ImageNames(file_names), ImageNames(refused_images["name"])
     prompts: dict[str, _Prompt] = {}
-    for source, content in files:
-        if not isinstance(content, list):
+    for file, (source, content) in enumerate(files):
+        if not isinstance(content, Collection) or isinstance(content, Mapping | str):
             raise ValueError(f"{source} holds no list of prompts: write JSON Lines, or a JSON list of LLaVA rows.")
         for number, row in enumerate(content, start=1):
             name = _prompt_id(source, number, row)
             try:
-                prompt = _read_row(name, row, f"row {number} of {source}")
-                found = usable.find(prompt.image)
+                reference, text, split = _read_row(row, f"row {number} of {source}")
+                found = usable.rows(reference)
                 if len(found) != 1:
-                    raise _RefusedError(image_problem(found, refused.find(prompt.image), f"{prompt.image} in {source}"))
+                    where = f"{reference} in {source}"
+                    raise _RefusedError(image_problem(usable.find(reference), refused.find(reference), where))
                 if name in prompts:
                     raise _RefusedError(f"duplicate prompt id: row {number} of {source} repeats it")
-                prompts[name] = replace(prompt, image=found[0])
+                prompts[name] = _Prompt(name, found[0], text, split, file)
             except _RefusedError as reason:
                 rejections.append(Rejection("prompt", name, str(reason)))
     return list(prompts.values())
@@ -103,7 +165,8 @@ def _prompt_id(source: str, number: int, row: Any) -> str:
     return given or f"{PurePosixPath(source).stem}-{number}"
 
 
-def _read_row(prompt_id: str, row: Any, where: str) -> _Prompt:
+def _read_row(row: Any, where: str) -> tuple[str, str, str | None]:
+    """Return image, text and wanted split of one row."""
     if not isinstance(row, dict):
         raise _RefusedError(f"not an object: {where}")
     image = as_text(row.get("image"))
@@ -114,7 +177,8 @@ def _read_row(prompt_id: str, row: Any, where: str) -> _Prompt:
     split = row.get("split")
     if split is not None and split not in SPLITS:
         raise _RefusedError(f"unknown split: {split!r} in {where} is none of {', '.join(SPLITS)}")
-    return _Prompt(prompt_id, image, text, split)
+    # The one string of that name, not the row's own: a million of them add up.
+    return image, text, None if split is None else SPLITS[SPLITS.index(split)]
 
 
 def _prompt_text(raw: Any, where: str) -> str:
@@ -144,24 +208,39 @@ def _first_question(turns: Any) -> Any:
     return next((turn.get("value") for turn in turns if turn.get("from") in _HUMAN), None)
 
 
-def _deal(
-    prompts: list[_Prompt], sha256: dict[str, str], params: ImageIngestionParams, rejections: list[Rejection]
-) -> list[_Prompt]:
-    """Give every prompt its split: the one its rows ask for, else the one of the image's content.
+def _asked_splits(prompts: list[_Prompt], allowed: Sequence[tuple[str, ...] | None]) -> dict[int, set[str]]:
+    """Return the splits that rows ask for by image, of those that its source allows."""
+    asked: dict[int, set[str]] = defaultdict(set)
+    for prompt in prompts:
+        if prompt.split is not None and prompt.split in (allowed[prompt.image] or SPLITS):
+            asked[prompt.image].add(prompt.split)
+    return asked
 
-    Rows that ask for two splits of one image (or of byte-identical ones) are all refused: whichever were kept, the
-    image might be seen in training and tested on.
+
+def _is_usable(
+    prompt: _Prompt,
+    names: pd.Series,
+    asked: Mapping[int, set[str]],
+    dealt: DealtImages,
+    rejections: list[Rejection],
+) -> bool:
+    """Whether a prompt can be asked in the split of its image; if not, say why.
+
+    Rows that ask for two splits of one image are all refused: whichever were kept, the image might be seen in
+    training and tested on.
     """
-    asked: dict[str, set[str]] = defaultdict(set)
-    for prompt in prompts:
-        asked[sha256[prompt.image]] |= {prompt.split} - {None}
-    dealt: list[_Prompt] = []
-    for prompt in prompts:
-        content = sha256[prompt.image]
-        if len(asked[content]) > 1:
-            reason = f"conflicting splits: rows ask for {' and '.join(sorted(asked[content]))} of {prompt.image}"
-            rejections.append(Rejection("prompt", prompt.prompt_id, reason))
-            continue
-        split = next(iter(asked[content]), None) or assign_split(content, params.split_fractions, params.seed)
-        dealt.append(replace(prompt, split=split))
-    return dealt
+    reason = None
+    if len(asked.get(prompt.image, ())) > 1:
+        wanted = " and ".join(sorted(asked[prompt.image]))
+        reason = f"conflicting splits: rows ask for {wanted} of {names[prompt.image]}"
+    elif prompt.image in dealt.kept_copies:
+        kept = dealt.kept_copies[prompt.image]
+        reason = f"image was quarantined: {names[prompt.image]} is a copy of {names[kept]} in {dealt.splits[kept]}"
+    elif prompt.split is not None and prompt.split != dealt.splits[prompt.image]:
+        reason = (
+            f"split of another source: the row asks for {prompt.split} of {names[prompt.image]}, which "
+            f"image_ingestion.source_splits gives to {dealt.splits[prompt.image]}"
+        )
+    if reason is not None:
+        rejections.append(Rejection("prompt", prompt.prompt_id, reason))
+    return reason is None

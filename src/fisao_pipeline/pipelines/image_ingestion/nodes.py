@@ -18,23 +18,25 @@ def check_image_folder(image_folder: Folder, params: ImageIngestionParams) -> tu
     return check_images(image_folder, params)
 
 
-def build_image_manifest(
+def join_annotations(
     checked_images: pd.DataFrame, annotations: list[tuple[str, Any]] | None, refused_images: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Join annotations to usable images: the manifest, refused annotations, the categories that the files declare."""
+    """Join annotations to usable images: the images, refused annotations, the categories that the files declare."""
     return annotate_images(checked_images, annotations, refused_images)
 
 
 def build_prompts(
-    image_manifest: pd.DataFrame,
+    annotated_images: pd.DataFrame,
     prompts: list[tuple[str, Any]] | None,
     refused_images: pd.DataFrame,
     params: ImageIngestionParams,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Join prompts to images and deal them into splits: the prompts, refused rows."""
-    return make_prompts(image_manifest, prompts, refused_images, params)
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Join prompts to images and deal both into splits: the manifest, prompts, refused rows, quarantined images."""
+    return make_prompts(annotated_images, prompts, refused_images, params)
 
 
-def collect_rejected(images: pd.DataFrame, annotations: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
+def collect_rejected(
+    images: pd.DataFrame, copies: pd.DataFrame, annotations: pd.DataFrame, prompts: pd.DataFrame
+) -> pd.DataFrame:
     """Put everything that was refused into one table and log the counts."""
-    return collect_rejections(images, annotations, prompts, listed_in="rejected_images")
+    return collect_rejections(images, copies, annotations, prompts, listed_in="rejected_images")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from kedro.pipeline import Pipeline, node
 
 from fisao_pipeline.pipelines.image_ingestion.nodes import (
-    build_image_manifest,
     build_prompts,
     check_image_folder,
     collect_rejected,
+    join_annotations,
 )
 
 
@@ -23,20 +23,20 @@ def create_pipeline(**_: object) -> Pipeline:
                 name="check_images",
             ),
             node(
-                build_image_manifest,
+                join_annotations,
                 inputs=["checked_images", "raw_annotations", "refused_image_files"],
-                outputs=["image_manifest", "refused_annotations", "annotated_categories"],
-                name="build_image_manifest",
+                outputs=["annotated_images", "refused_annotations", "annotated_categories"],
+                name="join_annotations",
             ),
             node(
                 build_prompts,
-                inputs=["image_manifest", "raw_prompts", "refused_image_files", "params:image_ingestion"],
-                outputs=["prompts", "refused_prompts"],
+                inputs=["annotated_images", "raw_prompts", "refused_image_files", "params:image_ingestion"],
+                outputs=["image_manifest", "prompts", "refused_prompts", "quarantined_images"],
                 name="build_prompts",
             ),
             node(
                 collect_rejected,
-                inputs=["refused_image_files", "refused_annotations", "refused_prompts"],
+                inputs=["refused_image_files", "quarantined_images", "refused_annotations", "refused_prompts"],
                 outputs="rejected_images",
                 name="collect_rejected",
             ),
