@@ -236,3 +236,12 @@ def test_refuses_ids_that_do_not_match(as_in_production: None) -> None:
         token_logprobs(torch.zeros(2, 3, 5), torch.zeros(2, 1, dtype=torch.long))
     with pytest.raises(ValueError, match=r"^projected_token_logprobs: hidden \(4, 2\) and token_ids \(3,\) differ in "):
         projected_token_logprobs(torch.zeros(4, 2), torch.zeros(5, 2), None, torch.zeros(3, dtype=torch.long))
+
+
+def test_a_cap_bends_the_logits_before_the_temperature():
+    """c · tanh(x / c), by hand for two tokens."""
+    hidden, weight = torch.tensor([[1.0]]), torch.tensor([[3.0], [-1.0]])
+    capped = [2 * math.tanh(3.0 / 2) / 0.5, 2 * math.tanh(-1.0 / 2) / 0.5]
+    expected = capped[0] - math.log(sum(math.exp(x) for x in capped))
+    got = projected_token_logprobs(hidden, weight, None, torch.tensor([0]), temperature=0.5, logit_cap=2.0)
+    assert_matches(got, [expected])

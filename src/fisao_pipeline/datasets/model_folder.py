@@ -33,7 +33,7 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
       filepath: data/06_models/pocket_vlm   # or, instead: hub_id: llava-hf/llava-1.5-7b-hf, revision: …
       dtype: float32
       device: cpu
-      options: {image_size: 96}
+      options: {model: {attn_implementation: eager}, processor: {max_pixels: 501760}}
     ```
 
     It is not versioned by Kedro: a hub model is pinned by its revision, a folder is identified by its content.
@@ -59,7 +59,7 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
             revision: Commit, branch or tag on the hub.
             dtype: `auto`, `float32`, `bfloat16` or `float16`.
             device: `auto`, `cpu`, `cuda`, …
-            options: Anything else that the model's adapter needs, by name.
+            options: Passed to transformers: `model` and `processor`, each a mapping of arguments of `from_pretrained`.
             allow_download: Whether loading may download a hub model that is not cached.
             metadata: Ignored here, read by Kedro-Viz.
 

@@ -55,11 +55,13 @@ def projected_token_logprobs(
     temperature: float = 1.0,
     suppressed_ids: Int[Tensor, " s"] | None = None,
     chunk_tokens: int = 1024,
+    logit_cap: float | None = None,
 ) -> Float[Tensor, " n"]:
     """Log π(y_t) straight from hidden states, so that [tokens, vocabulary] logits never exist whole.
 
     Each chunk of ``chunk_tokens`` rows is projected, reduced and, in the backward pass, projected again: memory is
     chunk_tokens · v instead of n · v, and the logits of a 7B model (vocabulary 32k) no longer decide the batch size.
+    With ``logit_cap`` c the logits are c · tanh(x / c) of the projection x, as in Gemma 2.
 
     Raises:
         ValueError: If ``hidden`` and ``token_ids`` differ in length.
@@ -71,7 +73,10 @@ def projected_token_logprobs(
         )
 
     def chunk_logprobs(rows: Tensor, ids: Tensor) -> Tensor:
-        return token_logprobs(torch.nn.functional.linear(rows, weight, bias), ids, temperature, suppressed_ids)
+        logits = torch.nn.functional.linear(rows, weight, bias)
+        if logit_cap is not None:
+            logits = logit_cap * torch.tanh(logits / logit_cap)
+        return token_logprobs(logits, ids, temperature, suppressed_ids)
 
     chunks = []
     for rows, ids in zip(hidden.split(chunk_tokens), token_ids.split(chunk_tokens), strict=True):

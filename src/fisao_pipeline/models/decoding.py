@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from fisao_pipeline.method.logprobs import sampling_logits
+from fisao_pipeline.models.backbones.generic import BackboneKind
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,10 @@ class Decoding:
 
 
 def draw_completions(
-    model: PreTrainedModel,
+    kind: BackboneKind,
     inputs: dict[str, Any],
     decoding: Decoding,
     completions_per_prompt: int,
-    suppressed_ids: Int[Tensor, " s"],
-    eos_id: int,
-    pad_id: int,
 ) -> Completions:
     """Draw completions of left-padded prompts, those of a prompt adjacent.
 
@@ -51,21 +48,21 @@ def draw_completions(
     once and its key-value cache is shared out. Rows that have ended leave the batch when they are a quarter of it.
 
     Args:
-        model: A model whose ``forward`` takes ``inputs`` and a cache.
-        inputs: Arguments of the prefill, with ``attention_mask`` [n, p].
+        kind: Of the model, which says what is never drawn, what ends a completion and what fills up ended ones.
+        inputs: Its ``inputs`` of a batch of n prompts, with ``attention_mask`` [n, p].
         decoding: Temperature and longest completion.
         completions_per_prompt: K.
-        suppressed_ids: Tokens that are never drawn.
-        eos_id: Ends a completion.
-        pad_id: Fills up ended ones.
 
     Returns:
         n · K completions.
     """
-    prefill = model(**inputs, use_cache=True, logits_to_keep=1)
-    cache = prefill.past_key_values
+    suppressed_ids, eos_ids, pad_id = kind.suppressed_ids, kind.eos_ids, kind.pad_id
+    positions = kind.next_positions(inputs)
+    logits, cache = kind.prefill(inputs)
     cache.batch_repeat_interleave(completions_per_prompt)
-    logits = prefill.logits[:, -1].repeat_interleave(completions_per_prompt, dim=0)
+    logits = logits.repeat_interleave(completions_per_prompt, dim=0)
+    if positions is not None:
+        positions = positions.repeat_interleave(completions_per_prompt)
     attention = inputs["attention_mask"].repeat_interleave(completions_per_prompt, dim=0)
     shape = (logits.shape[0], decoding.max_new_tokens)
     ids = torch.full(shape, pad_id, device=logits.device)
@@ -80,16 +77,16 @@ def draw_completions(
         ids[rows, step] = tokens
         mask[rows, step] = alive
         logprobs[rows, step] = torch.where(alive, drawn, 0.0)
-        alive = alive & (tokens != eos_id)
+        alive = alive & ~torch.isin(tokens, eos_ids)
         count = int(alive.sum())
         if count == 0 or step + 1 == decoding.max_new_tokens:
             break
         attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
         if count <= 0.75 * len(rows):
             cache.batch_select_indices(alive.nonzero().squeeze(-1))
+            positions = positions[alive] if positions is not None else None
             rows, tokens, attention, alive = rows[alive], tokens[alive], attention[alive], alive[alive]
-        output = model(input_ids=tokens[:, None], attention_mask=attention, past_key_values=cache, use_cache=True)
-        cache, logits = output.past_key_values, output.logits[:, -1]
+        logits, cache = kind.step(tokens, attention, cache, positions + step if positions is not None else None)
     return Completions(ids[:, : step + 1], mask[:, : step + 1], logprobs[:, : step + 1])
 
 

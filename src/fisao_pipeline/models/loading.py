@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 
+from fisao_pipeline.models.backbones.choice import check_supported
+from fisao_pipeline.models.processors import load_processor
 from fisao_pipeline.models.source import ModelSource, find_model
+
+# Not for loading: `training.run` reads it.
+TRAINING_OPTION = "gradient_checkpointing"
+# Decided here and nowhere else.
+_RESERVED = {"revision", "local_files_only", "trust_remote_code", "use_safetensors", "dtype", "torch_dtype"}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -29,11 +44,19 @@ def load_pretrained(auto_class: Any, source: ModelSource) -> tuple[PreTrainedMod
 
     Raises:
         ModelNotFoundError: If the source is not on this machine and may not be downloaded.
+        ValueError: If the model wants code of its own, an option is not known, or a vision-language model (loaded with
+            ``AutoModelForImageTextToText``) is of no supported kind.
     """
     find_model(source.path_or_id, source.revision, source.allow_download)
+    options = _options(source)
     where = {"revision": source.revision, "local_files_only": not source.allow_download, "trust_remote_code": False}
-    model = auto_class.from_pretrained(source.path_or_id, dtype=source.dtype, use_safetensors=True, **where)
-    processor = AutoProcessor.from_pretrained(source.path_or_id, **where)
+    config = _config(source, where)
+    if auto_class is AutoModelForImageTextToText:
+        check_supported(config, source.path_or_id)
+    model = auto_class.from_pretrained(
+        source.path_or_id, dtype=source.dtype, use_safetensors=True, **options["model"], **where
+    )
+    processor = load_processor(config, source.path_or_id, **options["processor"], **where)
     check_dtype(model, source)
     return model.to(resolve_device(source.device)).requires_grad_(False), processor
 
@@ -57,3 +80,36 @@ def check_dtype(model: PreTrainedModel, source: ModelSource) -> None:
             f"{source.path_or_id!r} was asked for in {source.dtype}, and {count / counts.total():.0%} of its weights "
             f"are {str(ran).removeprefix('torch.')}: give a dtype that {type(model).__name__} can be loaded in"
         )
+
+
+def _options(source: ModelSource) -> dict[str, dict[str, Any]]:
+    """Options of the source for ``from_pretrained`` of model and processor."""
+    options: dict[str, dict[str, Any]] = {"model": {}, "processor": {}}
+    for part, given in source.options.items():
+        if part == TRAINING_OPTION and isinstance(given, bool):
+            continue
+        if part not in options or not isinstance(given, Mapping):
+            raise ValueError(
+                f"options of {source.path_or_id!r}: {part!r} is not known; there are `model` and `processor`, each a "
+                "mapping that is passed to from_pretrained, such as {model: {attn_implementation: eager}}, and "
+                f"`{TRAINING_OPTION}`, true or false"
+            )
+        if refused := sorted(_RESERVED & set(given)):
+            raise ValueError(
+                f"options of {source.path_or_id!r}: {', '.join(refused)} cannot be set there; dtype, revision and "
+                "allow_download are keys of the catalog entry, and code from a model's repository is never run"
+            )
+        options[part] = dict(given)
+    return options
+
+
+def _config(source: ModelSource, where: Mapping[str, Any]) -> PreTrainedConfig:
+    named = {key: value for key, value in where.items() if key != "trust_remote_code"}
+    raw, _ = PreTrainedConfig.get_config_dict(source.path_or_id, **named)
+    if raw.get("auto_map") and raw.get("model_type") not in CONFIG_MAPPING:
+        raise ValueError(
+            f"{source.path_or_id!r} (model type {raw.get('model_type')!r}) brings Python code of its own that would "
+            "have to run on this machine (auto_map in config.json): refused, whoever published it. Use a checkpoint "
+            "in transformers' own format; converted ones often have names that end in -hf"
+        )
+    return AutoConfig.from_pretrained(source.path_or_id, **where)

@@ -19,9 +19,14 @@ def language_tower_name(model: PreTrainedModel) -> str:
     """
     decoder = model.get_decoder()
     for name, module in model.named_modules():
-        if module is decoder and name:
+        if module is decoder and name and not _sees(decoder):
             return name
     raise ValueError(f"{type(model).__name__} has no language tower that LoRA could be restricted to")
+
+
+def _sees(module: nn.Module) -> bool:
+    """Whether a module cuts pictures into patches."""
+    return any(isinstance(part, nn.Conv2d | nn.Conv3d) for part in module.modules())
 
 
 def lora_target_pattern(model: PreTrainedModel, targets: tuple[str, ...]) -> str:

@@ -33,6 +33,7 @@ def pack_completions(
     completion_ids: Int[Tensor, "b t"],
     completion_mask: Bool[Tensor, "b t"],
     prompt_of_row: Sequence[int],
+    fill_id: int = 0,
 ) -> Packed:
     """Pack completions behind their prompts.
 
@@ -42,6 +43,7 @@ def pack_completions(
         completion_ids: Completions, padded on the right.
         completion_mask: True on tokens.
         prompt_of_row: For each completion the row of its prompt.
+        fill_id: Fills up; not a token that stands for an image.
 
     Raises:
         ValueError: If ``prompt_of_row`` does not name a prompt for each completion.
@@ -62,7 +64,7 @@ def pack_completions(
     # Segment 0 is the prompt, 1, 2, … the completions, -1 padding.
     segment = torch.full((count, total), -1, device=device)
     segment[:, :width] = torch.where(prompt_mask, 0, -1)
-    ids = torch.zeros((count, total), dtype=prompt_ids.dtype, device=device)
+    ids = torch.full((count, total), fill_id, dtype=prompt_ids.dtype, device=device)
     ids[:, :width] = prompt_ids
     positions = torch.arange(total, device=device).expand(count, total).clone()
     rows, columns = owner.expand_as(places)[completion_mask], places[completion_mask]

@@ -40,6 +40,7 @@ class Policy:
         self.processor = processor
         self.backbone: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
         self.encode = PromptEncoder(self.backbone, processor)
+        self.kind = self.encode.kind
         self.value_head: ValueHead | None = None
         # `models.source.identity` of the backbone, where it is known.
         self.identity: str | None = None
@@ -49,7 +50,8 @@ class Policy:
         """Load a backbone, with a fresh adapter (``lora``) or a trained one (``adapter``), or with none.
 
         Raises:
-            ValueError: If the adapter was trained for another base model.
+            ValueError: If the model is of no supported kind or wants code of its own, or the adapter was trained for
+                another base model.
         """
         model, processor = load_pretrained(AutoModelForImageTextToText, source)
         base = identity(source)
@@ -78,19 +80,17 @@ class Policy:
     @property
     def suppressed_ids(self) -> Int[Tensor, " s"]:
         """Tokens never sampled and never scored: the image token, for a sampled one breaks the forward pass."""
-        return torch.tensor([self.backbone.config.image_token_id], device=self.device)
+        return self.kind.suppressed_ids
+
+    @property
+    def eos_ids(self) -> Int[Tensor, " e"]:
+        """Tokens that end a completion."""
+        return self.kind.eos_ids
 
     @property
     def shares_prompts(self) -> bool:
-        """Whether completions may be packed behind one copy of their prompt.
-
-        The packed mask is boolean, which only torch's scaled_dot_product_attention reads as such, and positions count
-        along one axis: eager or flash attention, sliding windows and multi-axis positions take the plain path.
-        """
-        text = self.backbone.config.get_text_config()
-        rope = getattr(text, "rope_parameters", None) or {}
-        plain = not getattr(text, "sliding_window", None) and "mrope_section" not in rope
-        return plain and getattr(text, "_attn_implementation", None) == "sdpa"
+        """Whether completions may be packed behind one copy of their prompt; see ``BackboneKind.packs``."""
+        return self.kind.packs
 
     def adapter_parameters(self) -> list[torch.nn.Parameter]:
         """The adapter's parameters."""
@@ -111,15 +111,7 @@ class Policy:
     ) -> Completions:
         """Draw completions, those of a prompt adjacent, with torch's global random state; see ``models.decoding``."""
         with self._adapter(off=reference):
-            return draw_completions(
-                self.backbone,
-                batch.model_inputs(),
-                decoding,
-                completions_per_prompt,
-                self.suppressed_ids,
-                self.tokenizer.eos_token_id,
-                self.tokenizer.pad_token_id,
-            )
+            return draw_completions(self.kind, self.kind.inputs(batch), decoding, completions_per_prompt)
 
     def score(
         self,
@@ -146,7 +138,7 @@ class Policy:
         """
         inputs, predictor = self._scoring_inputs(batch, completion_ids, completion_mask, prompt_of_row)
         with self._adapter(off=reference):
-            states = self.backbone.base_model(**inputs, use_cache=False).last_hidden_state
+            states = self.kind.hidden_states(inputs)
         hidden = states.flatten(0, 1)[predictor[completion_mask]]
         head = self.backbone.get_output_embeddings()
         counted = projected_token_logprobs(
@@ -156,6 +148,7 @@ class Policy:
             completion_ids[completion_mask],
             temperature,
             self.suppressed_ids,
+            logit_cap=self.kind.logit_cap,
         )
         logprobs = torch.zeros(completion_mask.shape, device=self.device).masked_scatter(completion_mask, counted)
         values = torch.zeros_like(logprobs)
@@ -169,15 +162,16 @@ class Policy:
         """Arguments of the forward pass, and for each completion token the flat place of the state that predicts it."""
         if prompt_of_row is not None and not self.shares_prompts:
             batch, prompt_of_row = batch.rows(prompt_of_row), None
-        inputs = batch.model_inputs()
         if prompt_of_row is not None:
-            packed = pack_completions(batch.input_ids, batch.attention_mask, ids, mask, prompt_of_row)
+            # 0 is a token like any other, unless it stands for an image.
+            fill_id = 0 if self.kind.image_token_id else self.kind.pad_id
+            packed = pack_completions(batch.input_ids, batch.attention_mask, ids, mask, prompt_of_row, fill_id)
+            inputs = self.kind.inputs(batch)
             inputs["input_ids"] = packed.input_ids
             inputs["position_ids"] = packed.position_ids
             inputs["attention_mask"] = packed.attention_mask
             return inputs, packed.predictor
-        inputs["input_ids"] = torch.cat([batch.input_ids, ids], dim=1)
-        inputs["attention_mask"] = torch.cat([batch.attention_mask, mask], dim=1).long()
+        inputs = self.kind.inputs(batch, ids, mask)
         rows, steps = torch.arange(len(ids), device=ids.device), torch.arange(ids.shape[1], device=ids.device)
         # The state at position p predicts the token at p + 1.
         return inputs, rows[:, None] * inputs["input_ids"].shape[1] + batch.input_ids.shape[1] - 1 + steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from fisao_pipeline.models.backbones.choice import backbone_kind
+
 ImageOpener = Callable[[str], Image.Image]
 # Prompts tokenised at once while they are counted.
 _COUNTED_AT_ONCE = 1024
+# Qwen's own limit. A processor that scales the shorter side to a fixed length makes gigabytes of a longer strip.
+MAX_ASPECT_RATIO = 200
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,15 @@ class PromptBatch:
     Attributes:
         input_ids: Token ids, [b, p].
         attention_mask: True on tokens, [b, p].
-        image_features: Per row the projected features of its image, each [patches, d].
+        image_features: Per row the projected features of its image, each [patches, d]; more dimensions where the
+            kind of model adds features at several levels.
+        position_ids: Positions along several axes, [axes, b, p]; None where they are counted along the text.
     """
 
     input_ids: Int[Tensor, "b p"]
     attention_mask: Bool[Tensor, "b p"]
     image_features: tuple[Tensor, ...]
+    position_ids: Int[Tensor, "axes b p"] | None = None
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -41,11 +48,14 @@ class PromptBatch:
         mask = self.attention_mask[rows]
         first = int(mask.any(dim=0).float().argmax())
         return PromptBatch(
-            self.input_ids[rows][:, first:], mask[:, first:], tuple(self.image_features[i] for i in index)
+            self.input_ids[rows][:, first:],
+            mask[:, first:],
+            tuple(self.image_features[i] for i in index),
+            self.position_ids[:, rows, first:] if self.position_ids is not None else None,
         )
 
     def model_inputs(self) -> dict:
-        """Keyword arguments for ``forward`` and ``generate``: the vision tower is not run again."""
+        """Arguments of LLaVA's ``forward`` and ``generate``; ``BackboneKind.inputs`` has those of any kind."""
         encoded = {"image": BaseModelOutputWithPooling(pooler_output=list(self.image_features))}
         return {
             "input_ids": self.input_ids,
@@ -55,24 +65,27 @@ class PromptBatch:
 
 
 class FeatureCache:
-    """Vision features by image id, the least recently used dropped beyond ``max_bytes``; never written to disk."""
+    """Vision features by image, the least recently used dropped beyond ``max_bytes``; never written to disk.
+
+    The key is the image's id, or (id, prompt) for a model whose features depend on the prompt.
+    """
 
     def __init__(self, max_bytes: int):
         self.max_bytes = max_bytes
         self._bytes = 0
-        self._features: OrderedDict[str, Tensor] = OrderedDict()
+        self._features: OrderedDict[Hashable, Tensor] = OrderedDict()
 
-    def get(self, image_id: str) -> Tensor | None:
+    def get(self, key: Hashable) -> Tensor | None:
         """The features of an image, or None."""
-        if image_id in self._features:
-            self._features.move_to_end(image_id)
-        return self._features.get(image_id)
+        if key in self._features:
+            self._features.move_to_end(key)
+        return self._features.get(key)
 
-    def put(self, image_id: str, features: Tensor) -> None:
+    def put(self, key: Hashable, features: Tensor) -> None:
         """Keep the features of an image and drop the oldest until all fit."""
-        if image_id not in self._features:
+        if key not in self._features:
             self._bytes += features.nbytes
-        self._features[image_id] = features
+        self._features[key] = features
         while self._bytes > self.max_bytes and len(self._features) > 1:
             _, dropped = self._features.popitem(last=False)
             self._bytes -= dropped.nbytes
@@ -84,8 +97,10 @@ class PromptEncoder:
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, cache_bytes: int = 2 << 30):
         self.model = model
         self.processor = processor
+        self.kind = backbone_kind(model, processor)
         self.features = FeatureCache(cache_bytes)
         self._ids: dict[tuple[str, str], Tensor] = {}
+        self._positions: dict[tuple[str, str], Tensor | None] = {}
         self._image_tokens: dict[tuple[int, int], int] = {}
 
     def __call__(self, prompts: Sequence[str], image_ids: Sequence[str], open_image: ImageOpener) -> PromptBatch:
@@ -97,29 +112,32 @@ class PromptEncoder:
             open_image: Gives the RGB image of an id; called once for each image that is not in the cache.
 
         Raises:
-            ValueError: If a prompt exceeds the model's context.
+            ValueError: If a prompt exceeds the model's context, an image is too narrow a strip, or the chat template
+                does not name the image.
         """
         pairs = list(zip(image_ids, prompts, strict=True))
+        keys = [self._key(pair) for pair in pairs]
         # Held here until the batch is built: its own additions may push each other out of the cache.
-        features = {i: self.features.get(i) for i in dict.fromkeys(image_ids)}
-        missing = [p for p in dict.fromkeys(pairs) if p not in self._ids or features[p[0]] is None]
+        features = {key: self.features.get(key) for key in dict.fromkeys(keys)}
+        missing = [p for p in dict.fromkeys(pairs) if p not in self._ids or features[self._key(p)] is None]
         if missing:
-            features |= self._encode(missing, open_image)
+            # A batch through the tower at once gives the same rounding whether some of it was known or not.
+            known = {} if self.kind.batches_images else {key: f for key, f in features.items() if f is not None}
+            features |= self._encode(missing, open_image, known)
         rows = [self._ids[pair] for pair in pairs]
         width = max(len(row) for row in rows)
-        ids = torch.full((len(rows), width), self.processor.tokenizer.pad_token_id)
+        ids = torch.full((len(rows), width), self.kind.pad_id)
         mask = torch.zeros((len(rows), width), dtype=torch.bool)
         for number, row in enumerate(rows):
             ids[number, width - len(row) :] = row
             mask[number, width - len(row) :] = True
         device = self.model.device
-        return PromptBatch(ids.to(device), mask.to(device), tuple(features[i] for i in image_ids))
+        positions = self._padded_positions(pairs, width)
+        return PromptBatch(ids.to(device), mask.to(device), tuple(features[key] for key in keys), positions)
 
     def chat_text(self, prompt: str) -> str:
         """The prompt in the backbone's chat format, one image before it, up to where the answer starts."""
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        conversation = [{"role": "user", "content": content}]
-        return self.processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+        return self.kind.chat_text(prompt)
 
     @property
     def context_tokens(self) -> int | None:
@@ -139,6 +157,9 @@ class PromptEncoder:
 
         Returns:
             Tokens, one number a prompt.
+
+        Raises:
+            ValueError: If an image is too narrow a strip.
         """
         texts = list(dict.fromkeys(prompts))
         lengths: list[int] = []
@@ -156,28 +177,55 @@ class PromptEncoder:
     def _tokens_of_image(self, size: tuple[int, int]) -> int:
         """Tokens that an image of this size adds to those of the prompt's text."""
         if size not in self._image_tokens:
-            whole = self.processor(text=[self.chat_text("")], images=[Image.new("RGB", size)])["input_ids"][0]
-            self._image_tokens[size] = len(whole) - self._text_tokens([""])[0]
+            check_aspect_ratio(size, "an image")
+            self._image_tokens[size] = self.kind.count_tokens(Image.new("RGB", size)) - self._text_tokens([""])[0]
         return self._image_tokens[size]
 
+    def _key(self, pair: tuple[str, str]) -> Hashable:
+        """What the features of a pair of image id and prompt are kept under."""
+        return pair if self.kind.reads_prompt else pair[0]
+
+    def _padded_positions(self, pairs: list[tuple[str, str]], width: int) -> Tensor | None:
+        rows = [self._positions[pair] for pair in pairs]
+        padded = [torch.nn.functional.pad(row, (width - row.shape[1], 0)) for row in rows if row is not None]
+        return torch.stack(padded, dim=1).to(self.model.device) if padded else None
+
     @torch.no_grad()
-    def _encode(self, pairs: list[tuple[str, str]], open_image: ImageOpener) -> dict[str, Tensor]:
+    def _encode(
+        self, pairs: list[tuple[str, str]], open_image: ImageOpener, known: dict[Hashable, Tensor]
+    ) -> dict[Hashable, Tensor]:
         images = {image_id: open_image(image_id) for image_id in dict.fromkeys(image_id for image_id, _ in pairs)}
-        encoded = self.processor(
-            text=[self.chat_text(prompt) for _, prompt in pairs],
-            images=[images[image_id] for image_id, _ in pairs],
-            padding=True,
-            return_tensors="pt",
-        )
+        for image_id, image in images.items():
+            check_aspect_ratio(image.size, f"image {image_id!r}")
+        fresh: dict[Hashable, Tensor] = {}
+        for part in [pairs] if self.kind.batches_images else [[pair] for pair in pairs]:
+            fresh |= self._encode_part(part, images, known | fresh)
+        for key, row in fresh.items():
+            self.features.put(key, row)
+        return fresh
+
+    def _encode_part(
+        self, pairs: list[tuple[str, str]], images: dict[str, Image.Image], done: dict[Hashable, Tensor]
+    ) -> dict[Hashable, Tensor]:
+        """Keep the tokens of pairs; the features of those of their images that are not done."""
+        encoded = self.kind.read([prompt for _, prompt in pairs], [images[image_id] for image_id, _ in pairs])
         for pair, ids, counts in zip(pairs, encoded["input_ids"], encoded["attention_mask"].bool(), strict=True):
             self._ids[pair] = self._checked(ids[counts], pair[1])
-        first = {image_id: row for row, (image_id, _) in reversed(list(enumerate(pairs)))}
-        pixels = encoded["pixel_values"][list(first.values())].to(self.model.device, self.model.dtype)
-        projected = self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
-        fresh = dict(zip(first, projected, strict=True))
-        for image_id, row in fresh.items():
-            self.features.put(image_id, row)
-        return fresh
+            self._positions[pair] = self.kind.positions(self._ids[pair], encoded)
+        first = {self._key(pair): row for row, pair in reversed(list(enumerate(pairs)))}
+        new = {key: row for key, row in first.items() if key not in done}
+        seen = self.kind.features(encoded, list(new.values())) if new else []
+        for (key, row), features in zip(new.items(), seen, strict=True):
+            self._check_image_tokens(self._ids[pairs[row]], features, key)
+        return dict(zip(new, seen, strict=True))
+
+    def _check_image_tokens(self, ids: Tensor, features: Tensor, key: Hashable) -> None:
+        found, needed = int((ids == self.kind.image_token_id).sum()), self.kind.tokens_of(features)
+        if found != needed:
+            raise ValueError(
+                f"the prompt about {key!r} has {found} image tokens and its image {needed} features: the chat template "
+                "does not name the image, or the processor is of another model"
+            )
 
     def _checked(self, ids: Tensor, prompt: str) -> Tensor:
         limit = self.context_tokens
@@ -187,3 +235,16 @@ class PromptEncoder:
                 f"this backbone, which leaves such prompts out ({prompt[:60]!r}…)"
             )
         return ids
+
+
+def check_aspect_ratio(size: tuple[int, int], name: str) -> None:
+    """Refuse an image that is too narrow a strip.
+
+    Raises:
+        ValueError: If its longer side is more than 200 times its shorter one.
+    """
+    if max(size) > MAX_ASPECT_RATIO * min(size):
+        raise ValueError(
+            f"{name} is {size[0]} x {size[1]} pixels: the longer side may be {MAX_ASPECT_RATIO} times the shorter one "
+            "at most; crop it or take it out of the image folder"
+        )

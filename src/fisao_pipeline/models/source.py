@@ -34,7 +34,9 @@ class ModelSource:
         dtype: Weights' type: `auto`, `float32`, `bfloat16` or `float16`.
         device: `auto`, `cpu`, `cuda`, `cuda:0`, `mps`, …
         allow_download: Whether loading may download a hub model that is not cached.
-        options: What one kind of model needs beyond this, by name.
+        options: What is passed on to transformers' ``from_pretrained``: of the model under ``model``
+            (`attn_implementation`, …), of its processor under ``processor`` (`max_pixels`, …). And
+            ``gradient_checkpointing``, which training reads: true trades time for memory.
     """
 
     path_or_id: str

@@ -120,7 +120,7 @@ def response_rows(
 ) -> list[dict[str, Any]]:
     """Records of a batch of completions, copies of a prompt adjacent."""
     texts, offsets = policy.decode(completions.ids, completions.mask)
-    eos = policy.tokenizer.eos_token_id
+    ends = set(policy.eos_ids.tolist())
     rows = []
     for number, (text, spans) in enumerate(zip(texts, offsets, strict=True)):
         prompt = prompts.iloc[number // responses_per_prompt]
@@ -140,7 +140,7 @@ def response_rows(
                 "token_ends": [end for _, end in spans],
                 "logprobs": completions.logprobs[number][counts].tolist(),
                 "temperature": temperature,
-                "finish_reason": "stop" if token_ids and token_ids[-1] == eos else "length",
+                "finish_reason": "stop" if token_ids and token_ids[-1] in ends else "length",
                 "backbone": policy.identity,
             }
         )

@@ -1,0 +1,52 @@
+"""Loading a processor; without torchvision, one that reads videos too is loaded for images alone."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from transformers import PROCESSOR_MAPPING, AutoProcessor, PreTrainedConfig, ProcessorMixin
+from transformers.utils import is_torchvision_available
+
+_VIDEO = "video_processor"
+
+
+def load_processor(config: PreTrainedConfig, path_or_id: str, **options: Any) -> Any:
+    """The processor of a model.
+
+    transformers' video processors need torchvision, which this project does without; its image processors all have a
+    form that needs Pillow alone. So a processor with a part for videos is loaded without that part.
+
+    Args:
+        config: The model's configuration.
+        path_or_id: Its folder or hub id.
+        options: Passed to ``from_pretrained``.
+
+    Raises:
+        ImportError: If the processor needs another package that is not installed; the message names it.
+    """
+    processor_class = PROCESSOR_MAPPING.get(type(config), None)
+    if processor_class is None or is_torchvision_available() or _VIDEO not in processor_class.get_attributes():
+        return AutoProcessor.from_pretrained(path_or_id, **options)
+    return image_only(processor_class).from_pretrained(path_or_id, **options)
+
+
+def image_only(processor_class: type[ProcessorMixin]) -> type[ProcessorMixin]:
+    """The same processor without its part for videos."""
+
+    class ImageOnly(processor_class):  # type: ignore[misc, valid-type]
+        # SmolVLM's chat template asks it for defaults that concern videos only.
+        video_processor = SimpleNamespace(num_frames=None, fps=None)
+
+        # `__init__` stays the class's own: transformers learns from it what to save and to load.
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in processor_class.get_attributes() if name != _VIDEO]
+
+        @classmethod
+        def _get_arguments_from_pretrained(cls, *arguments: Any, **options: Any) -> list[Any]:
+            # In the place of the part for videos, the last one.
+            return [*super()._get_arguments_from_pretrained(*arguments, **options), None]
+
+    ImageOnly.__name__ = ImageOnly.__qualname__ = processor_class.__name__
+    return ImageOnly

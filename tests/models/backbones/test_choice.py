@@ -1,0 +1,143 @@
+"""What cannot work is refused with the reason, before its weights are loaded where that can be known."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from tests.backbone_zoo import Picture, build
+from transformers import LlamaConfig, MllamaConfig
+
+from fisao_pipeline.models.backbones.choice import backbone_kind, check_supported
+from fisao_pipeline.models.decoding import Decoding
+from fisao_pipeline.models.policy import Policy
+from fisao_pipeline.models.source import ModelSource
+
+
+@pytest.fixture
+def folder(world, tmp_path):
+    """A copy of the untrained pocket VLM, to spoil."""
+    return shutil.copytree(world.policy_source.path_or_id, tmp_path / "model")
+
+
+def edit(file, **changes) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def load(folder, **options) -> Policy:
+    return Policy.load(ModelSource(str(folder), dtype="float32", device="cpu", options=options))
+
+
+def test_a_model_that_wants_to_run_its_own_code_is_refused(folder):
+    edit(folder / "config.json", model_type="deep_thought", auto_map={"AutoConfig": "configuration.DeepThoughtConfig"})
+    (folder / "configuration.py").write_text("raise AssertionError('this must not run')")
+    with pytest.raises(ValueError, match=r"'deep_thought'.*Python code of its own.*auto_map.*refused"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"), [(MllamaConfig(), "cross-attention"), (LlamaConfig(), "nothing here was made for it")]
+)
+def test_an_unsupported_kind_is_named_with_the_reason_and_what_is_supported(config, reason):
+    with pytest.raises(ValueError, match=rf"'m' is of type '{config.model_type}'.*{reason}.*gemma3.*llava.*qwen2_5_vl"):
+        check_supported(config, "m")
+
+
+def test_an_unsupported_model_is_refused_before_its_weights_are_read(folder):
+    (folder / "config.json").write_text(json.dumps(MllamaConfig().to_dict()))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"'mllama'.*cross-attention"):
+        load(folder)
+
+
+def test_a_processor_without_chat_template_is_refused(folder):
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match=r"\(llava\) has no chat template.*chat_template\.jinja"):
+        load(folder)
+
+
+def test_the_tokenizers_chat_template_will_do(world, folder):
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    edit(folder / "tokenizer_config.json", chat_template=template)
+    assert load(folder).encode.chat_text("What?") == world.policy(lora=None).encode.chat_text("What?")
+
+
+def test_a_chat_template_that_forgets_the_image_is_refused(world, folder):
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'][1]['text'] }}{% endfor %}")
+    with pytest.raises(ValueError, match=r"Found total 0 <image> tokens"):
+        world.batch(load(folder), 2)
+
+
+def test_a_processor_of_another_model_is_refused(world, folder):
+    """Its image tokens are not as many as the model's features; transformers' message names neither image nor cause."""
+    policy = load(folder)
+    policy.processor.patch_size *= 2
+    with pytest.raises(ValueError, match=r"'i0\d' has \d+ image tokens and its image 36 features: .*of another model"):
+        world.batch(policy, 2)
+
+
+def test_an_image_token_that_is_also_the_padding_token_pads_nothing(world, folder):
+    expected = world.policy(lora=None)
+    edit(folder / "tokenizer_config.json", pad_token="<image>")
+    policy = load(folder)
+    image = policy.kind.image_token_id
+    batch = world.batch(policy)
+    assert not batch.attention_mask.all()
+    assert not (batch.input_ids[~batch.attention_mask] == image).any()
+    draw = Decoding(temperature=0.0, max_new_tokens=8)
+    assert torch.equal(policy.sample(batch, draw).ids, expected.sample(world.batch(expected), draw).ids)
+
+
+def test_a_tokenizer_without_anything_to_pad_with_is_refused(world):
+    policy = world.policy(lora=None)
+    policy.tokenizer.pad_token = "<image>"
+    policy.tokenizer.eos_token = None
+    with pytest.raises(ValueError, match=r"pads with '<image>'.*no end token"):
+        backbone_kind(policy.backbone, policy.processor)
+
+
+def test_a_llava_around_pixtral_is_refused(world):
+    policy = world.policy(lora=None)
+    policy.backbone.config.vision_config.model_type = "pixtral"
+    with pytest.raises(ValueError, match="Pixtral"):
+        backbone_kind(policy.backbone, policy.processor)
+
+
+def test_an_instructblip_that_cannot_work_says_why(tmp_path):
+    policy = load(build("instructblip", tmp_path / "model"))
+    policy.processor.num_query_tokens = None
+    with pytest.raises(ValueError, match=r"of before image tokens.*newer revision"):
+        backbone_kind(policy.backbone, policy.processor)
+    policy.backbone.config.use_decoder_only_language_model = False
+    with pytest.raises(ValueError, match=r"around an encoder-decoder.*instructblip-vicuna-7b"):
+        backbone_kind(policy.backbone, policy.processor)
+
+
+def test_an_instruction_beyond_the_q_formers_context_is_cut_for_it_alone(tmp_path):
+    policy = load(build("instructblip", tmp_path / "model"))
+    prompt = "dog " * 150
+    batch = policy.encode([prompt], ["square"], Picture())
+    assert policy.encode.count_tokens([prompt], [(48, 48)]) == [batch.input_ids.shape[1]]
+    assert batch.input_ids.shape[1] > 150
+    assert torch.isfinite(batch.image_features[0]).all()
+
+
+def test_options_reach_model_and_processor(folder):
+    policy = load(folder, model={"attn_implementation": "eager"}, processor={"padding_side": "right"})
+    assert not policy.shares_prompts
+    assert policy.tokenizer.padding_side == "right"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": {"trust_remote_code": True}}, "trust_remote_code cannot be set"),
+        ({"processor": {"local_files_only": False, "revision": "x"}}, "local_files_only, revision cannot be set"),
+        ({"image_size": 96}, "'image_size' is not known; there are `model` and `processor`"),
+        ({"model": "eager"}, "'model' is not known.*each a mapping"),
+    ],
+)
+def test_options_that_must_not_be_set_are_refused(folder, options, message):
+    with pytest.raises(ValueError, match=message):
+        load(folder, **options)
