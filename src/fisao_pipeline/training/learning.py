@@ -104,7 +104,7 @@ def anneal(optimizer: torch.optim.Optimizer, params: OptimiserParams, round_inde
     """Set the round's learning rates, linear from the first ones to ``anneal_to`` of them; returns the adapter's."""
     left = 1 - round_index / max(1, rounds - 1) * (1 - params.anneal_to)
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * left
+        group["lr"] = group.setdefault("initial_lr", params.learning_rate) * left
     return optimizer.param_groups[0]["lr"]
 
 
