@@ -24,6 +24,7 @@ MODELS = {
     "seed_study": params.StudyParams,
     "ablation": params.StudyParams,
     "theorem": params.TheoremParams,
+    "plan": params.PlanParams,
 }
 
 
@@ -46,7 +47,9 @@ def test_every_model_has_its_block():
         if isinstance(value, type) and issubclass(value, params.StageParams) and value is not params.StageParams
     }
     trainers = {params.OptimiserParams, params.PPOParams, params.DPOParams, params.RejectionSamplingParams}
-    nested = {params.Arm, params.ContrastParams, params.FixedBaseline, params.LoraParams, params.PocketPhase} | trainers
+    of_plan = {params.Card, params.Utilisation}
+    others = {params.Arm, params.ContrastParams, params.FixedBaseline, params.LoraParams, params.PocketPhase}
+    nested = others | of_plan | trainers
     assert blocks - nested == set(MODELS.values())
 
 

@@ -110,14 +110,21 @@ def test_the_configuration_is_as_it_was(base):
 @pytest.mark.parametrize("env", ["base", "smoke"])
 @pytest.mark.parametrize("study", ["ablation", "seed_study"])
 def test_every_study_of_the_configuration_can_be_planned(env, study):
-    """Each arm differs from the others, and from the default in one parameter at most beside those of its trainer."""
+    """Each arm differs from the others, and from the default in one parameter at most beside those of its trainer.
+
+    Prompts go with responses per prompt: a round has as many responses in every arm.
+    """
     wanted = StudyParams(**load(env)[study])
     rows = plan_rows(settings_of(env), wanted.arms, wanted.seeds)
     assert len(rows) == len(wanted.arms) * len(wanted.seeds)
     flats = [str(row.settings.flat()) for row in rows]
     assert len(set(flats)) == len(flats)
-    chosen = [[key for key in one.set if not key.startswith("policy_training.dpo.")] for one in wanted.arms]
+    companions = ("policy_training.dpo.", "response_sampling.prompts_per_round")
+    chosen = [[key for key in one.set if not key.startswith(companions)] for one in wanted.arms]
     assert all(len(keys) <= 1 for keys in chosen)
+    if env == "base":
+        sampling = [row.settings.response_sampling for row in rows]
+        assert len({each.responses_per_prompt * each.prompts_per_round for each in sampling}) == 1
 
 
 def test_a_study_of_seeds_has_one_arm():
