@@ -259,6 +259,7 @@ class TestNormaliseAdvantages:
     ("function", "tensors", "settings"),
     [
         (penalised_rewards, ["token_rewards", "old_logprobs", "ref_logprobs", "completion_mask"], {"kl_coef": 0.1}),
+        (charge_unlikely, ["rewards", "ref_logprobs", "completion_mask"], {"floor": 0.1, "cost": 1.0}),
         (returns_to_go, ["rewards", "completion_mask"], {"gamma": 1.0}),
         (gae, ["rewards", "values", "completion_mask"], {"gamma": 1.0, "gae_lambda": 1.0}),
     ],
