@@ -109,7 +109,13 @@ def merge(output: Path, env: str | None) -> None:
         with publish_in_place(output) as staged:
             staged.mkdir()
             kept = merge_adapter(source, adapter, staged)
-        return f"merged; {kept:,} parameters outside the language tower are the base model's"
+        said = f"merged; {kept:,} parameters outside the language tower are the base model's"
+        if source.quantization is not None:
+            said += (
+                f". The adapter was trained on {source.quantization} weights and is now in {source.dtype} ones, which "
+                "answer a little differently: evaluate this model before you publish figures of it"
+            )
+        return said
 
     click.echo(f"{output}: {_in_project(env, write)}")
 

@@ -14,6 +14,7 @@ from fisao_pipeline.datasets.preview import preview_json, read_provenance
 from fisao_pipeline.datasets.publish import publish_in_place, restore_interrupted_swap
 from fisao_pipeline.models.source import (
     CONFIG_FILE,
+    QUANTIZATIONS,
     ModelNotFoundError,
     ModelSource,
     find_model,
@@ -34,6 +35,7 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
       dtype: float32
       device: cpu
       options: {model: {attn_implementation: eager}, processor: {max_pixels: 501760}}
+      quantization: nf4   # of a policy, needs bitsandbytes; left out: weights as `dtype` says
     ```
 
     It is not versioned by Kedro: a hub model is pinned by its revision, a folder is identified by its content.
@@ -49,6 +51,7 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
         device: str = "auto",
         options: Mapping[str, Any] | None = None,
         allow_download: bool = False,
+        quantization: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         """Name the model.
@@ -61,18 +64,23 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
             device: `auto`, `cpu`, `cuda`, …
             options: Passed to transformers: `model` and `processor`, each a mapping of arguments of `from_pretrained`.
             allow_download: Whether loading may download a hub model that is not cached.
+            quantization: `nf4` keeps the language tower's linear layers in 4 bits.
             metadata: Ignored here, read by Kedro-Viz.
 
         Raises:
-            DatasetError: Neither or both of `filepath` and `hub_id` given, or a revision of a folder.
+            DatasetError: Neither or both of `filepath` and `hub_id` given, a revision of a folder, or an unknown
+                quantization.
         """
         if (filepath is None) == (hub_id is None):
             raise DatasetError("A model has either a 'filepath' (a folder) or a 'hub_id', not both and not neither.")
         if filepath is not None and (revision is not None or allow_download):
             raise DatasetError("'revision' and 'allow_download' belong to a 'hub_id'; a folder is what it holds.")
+        if quantization is not None and quantization not in QUANTIZATIONS:
+            known = ", ".join(QUANTIZATIONS)
+            raise DatasetError(f"'quantization' {quantization!r} is not known: there is {known}, or leave it out.")
         self._folder = Path(filepath).expanduser() if filepath is not None else None
         self._source = ModelSource(
-            str(self._folder or hub_id), revision, dtype, device, allow_download, dict(options or {})
+            str(self._folder or hub_id), revision, dtype, device, allow_download, dict(options or {}), quantization
         )
         self._allow_download = allow_download
         self.metadata = metadata
@@ -164,7 +172,8 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
     def _describe(self) -> dict[str, Any]:
         source = self._source
         place = {"filepath": self._folder} if self._folder is not None else {"hub_id": source.path_or_id}
-        return {**place, "revision": source.revision, "dtype": source.dtype, "device": source.device}
+        loaded = {"dtype": source.dtype, "device": source.device, "quantization": source.quantization}
+        return {**place, "revision": source.revision, **loaded}
 
 
 def _count_parameters(folder: Path) -> int | None:

@@ -12,6 +12,8 @@ from typing import Any
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+# How linear layers of the language tower may be kept instead of in `dtype`.
+QUANTIZATIONS = ("nf4",)
 # Beside an adapter: which model it was trained on. PEFT's `revision` cannot say it, PEFT asks the hub for that one.
 BASE_MODEL_FILE = "base_model.json"
 # Larger files are identified by their size and ends: hashing 14 GB at every run would take longer than loading them.
@@ -37,6 +39,8 @@ class ModelSource:
         options: What is passed on to transformers' ``from_pretrained``: of the model under ``model``
             (`attn_implementation`, …), of its processor under ``processor`` (`max_pixels`, …). And
             ``gradient_checkpointing``, which training reads: true trades time for memory.
+        quantization: `nf4` keeps the linear layers of the language tower in 4 bits (QLoRA), computed in ``dtype``; None
+            keeps them in ``dtype``. It says how weights are held and not which they are: see ``identity``.
     """
 
     path_or_id: str
@@ -45,6 +49,7 @@ class ModelSource:
     device: str = "auto"
     allow_download: bool = False
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    quantization: str | None = None
 
 
 def looks_local(path_or_id: str) -> bool:
@@ -134,6 +139,11 @@ def identity(source: ModelSource) -> str:
     if is_folder(source):
         return fingerprint(Path(source.path_or_id).expanduser())
     return f"{source.path_or_id}@{source.revision or 'main'}"
+
+
+def loaded_identity(source: ModelSource) -> str:
+    """``identity``, and how the weights are held where that changes what the model answers: in 4 bits."""
+    return identity(source) + (f" in {source.quantization}" if source.quantization is not None else "")
 
 
 def _cached(path_or_id: str, revision: str | None) -> Path | None:
