@@ -10,8 +10,8 @@ from tests.pocket_models import stir
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from fisao_pipeline.models import quantization
-from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.checkpointing import checkpoint_activations
+from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.lora import language_tower_name
 from fisao_pipeline.models.merging import merge_adapter
 from fisao_pipeline.models.policy import Policy
@@ -139,7 +139,7 @@ def test_gradients_reach_every_lora_weight_and_nothing_else(four_bit, checkpoint
 
 @needs_bitsandbytes
 def test_the_plan_counts_the_bytes_that_are_there(four_bit):
-    """Weights, and what bitsandbytes keeps beside them; the code books of 16 and 256 entries a layer are not planned."""
+    """Weights, and the scales that bitsandbytes keeps beside them; its code books, 272 numbers a layer, do not count."""
     policy = Policy.load(four_bit)
     shape = policy_shape(four_bit, ALL)
     layers = [module for module in policy.backbone.modules() if is_four_bit(module)]

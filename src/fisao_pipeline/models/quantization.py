@@ -24,10 +24,10 @@ def four_bit_options(auto_class: Any, config: PreTrainedConfig, source: ModelSou
     """Arguments of ``from_pretrained`` that load a vision-language model with a 4-bit language tower.
 
     NF4 with double quantization, computed in the source's dtype. Norms, embeddings, output layer, projector and vision
-    tower are not touched, so what the policy sees is what it sees in 16 bits. PEFT's ``prepare_model_for_kbit_training``
-    is not called on purpose: it would turn all of these to float32, and what it is for is given here already. The norms
-    compute in float32 inside whatever their weights are in, logits become float32 before the softmax
-    (``method.logprobs``), and checkpointing without re-entry needs no inputs with gradients (``models.checkpointing``).
+    tower are not touched: the policy sees what it sees in 16 bits. PEFT's ``prepare_model_for_kbit_training`` is not
+    called on purpose. It would turn all of these to float32, and what it is for is given already: norms compute in
+    float32 whatever their weights are in, logits become float32 before the softmax (``method.logprobs``), and
+    checkpointing without re-entry needs no inputs with gradients (``models.checkpointing``).
 
     Raises:
         ImportError: If bitsandbytes is not installed.
