@@ -139,7 +139,7 @@ def test_gradients_reach_every_lora_weight_and_nothing_else(four_bit, checkpoint
 
 @needs_bitsandbytes
 def test_the_plan_counts_the_bytes_that_are_there(four_bit):
-    """Weights, and the scales that bitsandbytes keeps beside them; its code books, 272 numbers a layer, do not count."""
+    """Weights, and the scales that bitsandbytes keeps beside them; its code books of 272 numbers are left out."""
     policy = Policy.load(four_bit)
     shape = policy_shape(four_bit, ALL)
     layers = [module for module in policy.backbone.modules() if is_four_bit(module)]

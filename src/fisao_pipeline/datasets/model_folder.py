@@ -19,7 +19,9 @@ from fisao_pipeline.models.source import (
     ModelSource,
     find_model,
     fingerprint,
+    is_commit,
     missing_model_files,
+    pickled_weights,
 )
 
 PROVENANCE_FILE = "provenance.json"
@@ -99,6 +101,23 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
         folder = self._find()
         return missing_model_files(folder) if folder is not None else []
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether the entry names a folder, and no hub model."""
+        return self._folder is not None
+
+    @property
+    def unpinned(self) -> str | None:
+        """What a hub model may change with, the name of a branch or tag; None for a folder and for a commit."""
+        if self._folder is not None or is_commit(self._source.revision):
+            return None
+        return self._source.revision or "main"
+
+    def pickled_weights(self) -> list[str]:
+        """Pickles among the files of a model that is here."""
+        folder = self._find()
+        return pickled_weights(folder) if folder is not None else []
+
     def load(self) -> ModelSource:
         """Check that the model is here and say how to load it.
 
@@ -127,10 +146,10 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
                 raise DatasetError(f"What was written for '{self._folder}' holds no {CONFIG_FILE}: not a saved model.")
 
     def resolve_load_version(self) -> str | None:
-        """What identifies the weights: a fingerprint of the folder, or the revision of a hub model."""
+        """What identifies the weights: a fingerprint of the folder, or the commit of a hub model that is cached."""
         folder = self._find()
         if self._folder is None:
-            return self._source.revision or (folder.name if folder is not None else None)
+            return folder.name if folder is not None else self._source.revision
         return fingerprint(self._folder)
 
     def resolve_save_version(self) -> str | None:

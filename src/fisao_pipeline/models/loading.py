@@ -53,7 +53,7 @@ def load_pretrained(auto_class: Any, source: ModelSource) -> tuple[PreTrainedMod
     find_model(source.path_or_id, source.revision, source.allow_download)
     options = _options(source)
     where = {"revision": source.revision, "local_files_only": not source.allow_download, "trust_remote_code": False}
-    config = _config(source, where)
+    config = read_config(source, where)
     if auto_class is AutoModelForImageTextToText:
         check_supported(config, source.path_or_id)
     device = resolve_device(source.device)
@@ -123,7 +123,12 @@ def _options(source: ModelSource) -> dict[str, dict[str, Any]]:
     return options
 
 
-def _config(source: ModelSource, where: Mapping[str, Any]) -> PreTrainedConfig:
+def read_config(source: ModelSource, where: Mapping[str, Any]) -> PreTrainedConfig:
+    """A model's configuration.
+
+    Raises:
+        ValueError: If it asks for code of its own.
+    """
     named = {key: value for key, value in where.items() if key != "trust_remote_code"}
     raw, _ = PreTrainedConfig.get_config_dict(source.path_or_id, **named)
     if raw.get("auto_map") and raw.get("model_type") not in CONFIG_MAPPING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,13 +82,44 @@ def find_model(path_or_id: str, revision: str | None = None, allow_download: boo
     cached = _cached(path_or_id, revision)
     if cached is None and not allow_download:
         at = f" (revision {revision})" if revision else ""
+        others = [commit for commit in cached_commits(path_or_id) if _cached(path_or_id, commit) is not None]
+        there = f" at that revision; the cache holds {', '.join(others)}" if others else ""
         raise ModelNotFoundError(
-            f"'{path_or_id}'{at} is neither a folder nor in the local Hugging Face cache. "
+            f"'{path_or_id}'{at} is neither a folder nor in the local Hugging Face cache{there}. "
             f"Get it with `hf download {path_or_id}{f' --revision {revision}' if revision else ''}`, "
             f"or with `--local-dir data/06_models/{path_or_id.rsplit('/', 1)[-1]}` and give that path, "
             "or set `allow_download: true` on the catalog entry."
         )
     return cached
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision names one state of a hub model for ever: a full commit id, no branch and no tag."""
+    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+
+
+def cached_commits(hub_id: str) -> list[str]:
+    """Commits of a hub model whose configuration is in the local cache."""
+    from huggingface_hub import constants  # noqa: PLC0415 - slow to import, and local folders need it not
+    from huggingface_hub.file_download import repo_folder_name  # noqa: PLC0415
+
+    snapshots = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=hub_id, repo_type="model"), "snapshots")
+    return sorted(file.parent.name for file in snapshots.glob(f"*/{CONFIG_FILE}"))
+
+
+def cached_commit(hub_id: str, revision: str | None = None) -> str | None:
+    """The commit that a revision of a hub model means in the local cache.
+
+    Without a revision it is the default branch's, or the only one that is there: a download of a commit leaves no
+    branch behind. None where the cache does not tell.
+    """
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - slow to import
+
+    found = try_to_load_from_cache(hub_id, CONFIG_FILE, revision=revision)
+    if isinstance(found, str):
+        return Path(found).parent.name
+    there = cached_commits(hub_id)
+    return there[0] if revision is None and len(there) == 1 else None
 
 
 def missing_model_files(folder: Path) -> list[str]:
@@ -104,6 +136,11 @@ def missing_model_files(folder: Path) -> list[str]:
         if not any((folder / name).is_file() for name in either):
             missing.append(" or ".join(either))
     return missing
+
+
+def pickled_weights(folder: Path) -> list[str]:
+    """Weights in a model's folder that are pickles, which are never read in a run."""
+    return sorted(file.name for file in folder.glob("pytorch_model*.bin"))
 
 
 def fingerprint(folder: Path) -> str:
