@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    Blip2ForImageTextRetrieval,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from fisao_pipeline.models.backbones.choice import check_supported, kind_of
 from fisao_pipeline.models.lora import attach_lora, language_tower_name
@@ -44,6 +51,7 @@ class PolicyShape:
         packs: Whether completions are scored behind one copy of their prompt, or each behind its own.
         linear_parameters: Of the language tower's linear layers, those that 4 bits are for.
         quantization: `nf4` where these are 4-bit; None where all is in ``dtype``.
+        patches_per_token: Patches of the vision tower that become one image token, where ``vision_tokens`` is None.
     """
 
     kind: str
@@ -66,6 +74,7 @@ class PolicyShape:
     packs: bool = True
     linear_parameters: int = 0
     quantization: str | None = None
+    patches_per_token: int = 1
 
     @property
     def dtype_bytes(self) -> int:
@@ -152,6 +161,7 @@ def shape_of_config(
         vision_tokens=_vision_tokens(config),
         packs=kind_of(config).can_pack(model),
         linear_parameters=linear,
+        patches_per_token=getattr(getattr(config, "vision_config", None), "spatial_merge_size", 1) ** 2,
     )
 
 
@@ -165,7 +175,9 @@ def verifier_shape(source: ModelSource) -> VerifierShape:
     config = load_config(source)
     dtype = _dtype(source, config)
     with torch.device("meta"):
-        model = AutoModel.from_config(config, dtype=getattr(torch, dtype))
+        # As `models.verifier` loads it: BLIP-2's base class would bring a language model along.
+        blip2 = config.model_type == "blip-2"
+        model = Blip2ForImageTextRetrieval(config) if blip2 else AutoModel.from_config(config)
     return VerifierShape(type(model).__name__, dtype, _count(model))
 
 

@@ -142,7 +142,7 @@ def phases(
     flops = forward_flops(shape, tokens, lengths.prompt, asked_prompts)
     found["reading prompts"] = Phase("scoring", asked_prompts, 0, tokens, flops)
     images = calibration + per_round * training.rounds + probe + held_out
-    seen = images * (shape.vision_tokens or lengths.prompt) * 2
+    seen = images * (shape.vision_tokens or shape.patches_per_token * lengths.prompt) * 2
     seeing = float(seen * (shape.vision_parameters + (verifier.parameters if verifier is not None else 0)))
     found["images"] = Phase("scoring", images, 0, 0, seeing)
     return found
