@@ -1,4 +1,4 @@
-"""Sizes of the published models of `conf/`, as their `config.json` has them, in a Hugging Face cache without weights."""
+"""Sizes of the published models of `conf/`, as in their `config.json`, for a Hugging Face cache without weights."""
 
 import json
 from pathlib import Path
