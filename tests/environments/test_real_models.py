@@ -1,8 +1,10 @@
 """Environments of real models: what they hold, and how data laid out as docs/real_models.md says is dealt by them."""
 
+import inspect
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,20 @@ from tests.smoke_project import Smoke
 
 from fisao_pipeline.datasets import ModelFolderDataset
 from fisao_pipeline.models.backbones.choice import KINDS
+from fisao_pipeline.models.prompts import PromptEncoder
 from fisao_pipeline.models.shape import policy_shape, verifier_shape
 from fisao_pipeline.models.source import ModelSource, is_commit
-from fisao_pipeline.params import SPLITS, LoraParams
+from fisao_pipeline.params import (
+    SPLITS,
+    BenchmarkEvaluationParams,
+    LoraParams,
+    PlanParams,
+    PolicyTrainingParams,
+    ResponseSamplingParams,
+)
 from fisao_pipeline.planning import memory
 from fisao_pipeline.planning.memory import Lengths
+from fisao_pipeline.planning.plan import Run, plan_run
 from fisao_pipeline.preflight import warn_of_unpinned
 from fisao_pipeline.settings import CONFIG_LOADER_ARGS
 
@@ -254,3 +265,75 @@ def test_the_plan_of_the_main_environment_counts_what_was_ingested(project, monk
     assert 0 < plan["work"]["calibration sampling"]["sequences"] < 60
     cards = {card["name"]: card for card in plan["cards"]}
     assert cards["H100"]["largest_micro_batch"] == 64
+
+
+# --- the document ----------------------------------------------------------------------------------------------------
+
+
+def test_the_document_downloads_what_the_environments_name():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for env in ENVIRONMENTS:
+        assert f"`{env}`" in text
+        for name in MODELS:
+            entry = load(env)["catalog"][name]
+            wanted = (
+                f"hf download {entry['hub_id']} --revision {entry['revision']}"
+                if "hub_id" in entry
+                else f"--output={entry['filepath']}"
+            )
+            assert wanted in text, env
+    commits = set(re.findall(r"\b[0-9a-f]{40}\b", text))
+    assert all(is_commit(commit) for commit in commits)
+    assert len(commits) == 9, "two environments share SigLIP 2, and CLIP's commit is in the commands alone"
+    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
+        assert (DOCUMENT.parent / link).exists(), link
+
+
+def plan_rows(env: str, cache: Path) -> list[str]:
+    """The environment's rows of the document's table, in bfloat16 and in NF4."""
+    loaded = load(env)
+    blocks = loaded["parameters"]
+    training = PolicyTrainingParams(**blocks["policy_training"])
+    params = PlanParams(**blocks["plan"])
+    sources = {}
+    for name in MODELS:
+        entry = loaded["catalog"][name]
+        hub_id = entry.get("hub_id") or f"openai/{Path(entry['filepath']).name}"
+        folder = lay_in_cache(cache, hub_id, "c")
+        sources[name] = ModelSource(str(folder), dtype=entry["dtype"], options=entry.get("options", {}))
+    shape = policy_shape(sources["policy_backbone"], training.lora)
+    rows = []
+    for quantization in (None, "nf4"):
+        run = Run(
+            replace(shape, quantization=quantization),
+            verifier_shape(sources["verifier"]),
+            {},
+            ResponseSamplingParams(**blocks["response_sampling"]),
+            training,
+            BenchmarkEvaluationParams(**blocks["benchmark_evaluation"]),
+            checkpointing=sources["policy_backbone"].options["gradient_checkpointing"],
+            feature_cache_bytes=inspect.signature(PromptEncoder).parameters["cache_bytes"].default,
+        )
+        plan = plan_run(run, params, None)
+        sizes, cards = plan["memory_bytes"], {card["name"]: card for card in plan["cards"]}
+        fixed = sum(sizes[name] for name in ("policy", "verifier", "adapter", "features"))
+        most = fixed + max(sizes["sampling"], sizes["activations"])
+        small = cards["RTX 4090"]
+        fits = small["largest_micro_batch"] and f"{small['largest_micro_batch']}, {small['largest_sampling_batch']}"
+        hours = {name: card["total_hours"] for name, card in cards.items()}
+        at_24 = f"{hours['RTX 4090']:.0f}" if fits else "–"
+        rows.append(
+            f"| `{env}` | {quantization or 'bfloat16'} | {fixed / 2**30:.1f} | {most / 2**30:.1f} | "
+            f"{fits or 'does not fit'} | {at_24} | "
+            f"{hours['H100']:.1f} ({hours['A100']:.1f}) | {hours['H200']:.1f} |"
+        )
+    return rows
+
+
+@pytest.mark.slow
+def test_the_documents_figures_are_the_planners(tmp_path):
+    table = re.search(r"<!-- plan -->\n(.*)<!-- /plan -->", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
+    rows = [
+        row for env in ["llava15", "instructblip", "qwen_vl", "qwen3_vl", "gemma3"] for row in plan_rows(env, tmp_path)
+    ]
+    assert table[1].splitlines()[2:] == rows
