@@ -9,8 +9,9 @@ from kedro.io import DataCatalog, Version
 from tests.pocket_models import PocketWorld, stir
 from tests.smoke_project import Smoke
 
+from fisao_pipeline.commands import cli
 from fisao_pipeline.datasets import AdapterArtifact, AdapterFolderDataset, AtomicDataset
-from fisao_pipeline.export import cli, export_adapter
+from fisao_pipeline.export import export_adapter
 from fisao_pipeline.models.source import identity
 
 CARD = "# Adapter\n\n## Before and after\n\nNot measured.\n\n## Settings\n"

@@ -1,5 +1,6 @@
 """What is refused before the first node, and what must not be."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -116,12 +117,9 @@ def test_a_missing_model_is_found_before_the_start(smoke):
 def test_inputs_that_may_be_left_out_are_not_missed(smoke):
     """Scenes need no input, annotations and prompts may be null, a study's folders come with its first row."""
     smoke.run("pocket_world", tags=["scenes"])
-    catalog = smoke.root / "conf" / "smoke" / "catalog.yml"
-    text = catalog.read_text()
-    for name in ("annotations.json", "prompts.jsonl"):
-        text = text.replace(f"filepath: data/smoke/01_raw/pocket_scenes/{name}", "filepath: null")
-    assert text.count("filepath: null") == 2
-    catalog.write_text(text)
+    kind = "fisao_pipeline.datasets.json_files.JsonFilesDataset"
+    entries = {name: {"type": kind, "filepath": None} for name in ("raw_annotations", "raw_prompts")}
+    (smoke.root / "conf" / "smoke" / "catalog.yml").write_text(json.dumps(entries))
     smoke.run("image_ingestion")
     with pytest.raises(NotReadyError) as refusal:
         smoke.run("seed_study", policy_trainin={"rounds": 1})

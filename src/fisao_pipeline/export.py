@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import click
 from fisao_pipeline.datasets.preview import read_provenance
 
 CARD = "README.md"
-COMMANDS = ("merge", "export")
 
 
 def refuse_to_overwrite(output: Path) -> None:
@@ -86,12 +85,7 @@ def _inputs(catalog: Any, name: str, version: str | None = None) -> Mapping[str,
     return (record or {}).get("inputs", {})
 
 
-@click.group()
-def cli() -> None:
-    """Write a trained adapter into a folder of its own."""
-
-
-@cli.command()
+@click.command()
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet.")
 @click.option("--env", default=None, help="The Kedro environment whose catalog names the models.")
 def merge(output: Path, env: str | None) -> None:
@@ -109,22 +103,33 @@ def merge(output: Path, env: str | None) -> None:
         with publish_in_place(output) as staged:
             staged.mkdir()
             kept = merge_adapter(source, adapter, staged)
-        return f"merged; {kept:,} parameters outside the language tower are the base model's"
+        said = f"merged; {kept:,} parameters outside the language tower are the base model's"
+        if source.quantization is not None:
+            said += (
+                f". The adapter was trained on {source.quantization} weights and is now in {source.dtype} ones, which "
+                "answer a little differently: evaluate this model before you publish figures of it"
+            )
+        return said
 
-    click.echo(f"{output}: {_in_project(env, write)}")
+    click.echo(f"{output}: {in_project(env, write)}")
 
 
-@cli.command()
+@click.command()
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet.")
 @click.option("--env", default=None, help="The Kedro environment whose catalog names the adapter.")
 def export(output: Path, env: str | None) -> None:
     """Copy the latest adapter, its card completed by the evaluation; what was published stays as it is."""
     refuse_to_overwrite(output)
     output = output.absolute()
-    click.echo(f"{output}: {_in_project(env, lambda catalog: export_adapter(catalog, output))}")
+    click.echo(f"{output}: {in_project(env, lambda catalog: export_adapter(catalog, output))}")
 
 
-def _in_project(env: str | None, write: Any) -> str:
+def in_project(env: str | None, write: Callable[[Any], str]) -> str:
+    """What a function answers that is given the catalog of an environment.
+
+    Raises:
+        ClickException: There is no project here, or the function refuses.
+    """
     from kedro.framework.session import KedroSession  # noqa: PLC0415 - slow to import
     from kedro.framework.startup import bootstrap_project  # noqa: PLC0415
     from kedro.io import DatasetError  # noqa: PLC0415

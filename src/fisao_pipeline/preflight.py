@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,6 +21,8 @@ from fisao_pipeline.datasets.model_folder import ModelFolderDataset
 from fisao_pipeline.datasets.saved_dataset import SavedImagesDataset, SavedPromptsDataset
 from fisao_pipeline.resume import stage_command
 from fisao_pipeline.suggestions import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 # What a user may have to bring, and what says itself how to get it.
 _Brought = ModelFolderDataset | ImageFolderDataset | JsonFilesDataset | SavedImagesDataset | SavedPromptsDataset
@@ -45,6 +49,22 @@ class PreflightHooks:
             faults += missing_inputs(run_params, pipeline, catalog, registered)
         if faults:
             raise NotReadyError("Nothing was run:\n" + "\n".join(f"- {fault}" for fault in faults))
+        warn_of_unpinned(pipeline.inputs(), catalog, run_params.get("env"))
+
+
+def warn_of_unpinned(names: Iterable[str], catalog: DataCatalog, env: str | None) -> None:
+    """Say which hub models of a run follow a branch or tag: the same command may use other weights tomorrow."""
+    for name in sorted(names):
+        dataset = None if name.startswith("params:") else catalog.get(name)
+        if isinstance(dataset, ModelFolderDataset) and dataset.unpinned is not None:
+            logger.warning(
+                "'%s' is not pinned: '%s' follows %s, which may change. `python -m fisao_pipeline pin%s` writes the "
+                "commit that was downloaded into its catalog entry.",
+                name,
+                dataset.source.path_or_id,
+                dataset.unpinned,
+                f" --env={env}" if env else "",
+            )
 
 
 def registered_pipelines() -> dict[str, Pipeline]:
@@ -114,6 +134,14 @@ def _own_words(dataset: _Brought) -> list[str]:
     lacking = dataset.missing_files() if isinstance(dataset, ModelFolderDataset) else []
     if lacking:
         place = dataset.source.path_or_id
+        pickled = dataset.pickled_weights()
+        if pickled and any(name.endswith(".safetensors") for name in lacking):
+            revision = f" --revision={dataset.source.revision}" if dataset.source.revision else ""
+            return [
+                f"the model '{place}' has pickled weights only ({', '.join(pickled)}), which are never read: "
+                f"`python -m fisao_pipeline convert {place}{revision} --output=data/06_models/{Path(place).name}` "
+                "makes safetensors of them; then name that folder as `filepath`"
+            ]
         return [f"the model '{place}' is not complete: {', '.join(lacking)} missing. Download or copy it again."]
     return []
 

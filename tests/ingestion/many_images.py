@@ -85,7 +85,7 @@ def write_llava(path, names):
 
 def entries(folder, conf):
     """The shipped catalog, with this folder's files."""
-    found = yaml.safe_load((conf / "catalog_image_ingestion.yml").read_text())
+    found = yaml.safe_load((conf / "catalog_image_ingestion.yml").read_text().replace("${globals:data}", "data"))
     for entry in found.values():
         entry["filepath"] = str(folder / entry["filepath"])
     found["raw_annotations"]["filepath"] = [str(folder / f"instances_{part}.json") for part in ("train2017", "val2014")]

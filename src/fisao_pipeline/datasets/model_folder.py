@@ -14,11 +14,14 @@ from fisao_pipeline.datasets.preview import preview_json, read_provenance
 from fisao_pipeline.datasets.publish import publish_in_place, restore_interrupted_swap
 from fisao_pipeline.models.source import (
     CONFIG_FILE,
+    QUANTIZATIONS,
     ModelNotFoundError,
     ModelSource,
     find_model,
     fingerprint,
+    is_commit,
     missing_model_files,
+    pickled_weights,
 )
 
 PROVENANCE_FILE = "provenance.json"
@@ -34,6 +37,7 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
       dtype: float32
       device: cpu
       options: {model: {attn_implementation: eager}, processor: {max_pixels: 501760}}
+      quantization: nf4   # of a policy, needs bitsandbytes; left out: weights as `dtype` says
     ```
 
     It is not versioned by Kedro: a hub model is pinned by its revision, a folder is identified by its content.
@@ -49,6 +53,7 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
         device: str = "auto",
         options: Mapping[str, Any] | None = None,
         allow_download: bool = False,
+        quantization: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         """Name the model.
@@ -61,18 +66,23 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
             device: `auto`, `cpu`, `cuda`, …
             options: Passed to transformers: `model` and `processor`, each a mapping of arguments of `from_pretrained`.
             allow_download: Whether loading may download a hub model that is not cached.
+            quantization: `nf4` keeps the language tower's linear layers in 4 bits.
             metadata: Ignored here, read by Kedro-Viz.
 
         Raises:
-            DatasetError: Neither or both of `filepath` and `hub_id` given, or a revision of a folder.
+            DatasetError: Neither or both of `filepath` and `hub_id` given, a revision of a folder, or an unknown
+                quantization.
         """
         if (filepath is None) == (hub_id is None):
             raise DatasetError("A model has either a 'filepath' (a folder) or a 'hub_id', not both and not neither.")
         if filepath is not None and (revision is not None or allow_download):
             raise DatasetError("'revision' and 'allow_download' belong to a 'hub_id'; a folder is what it holds.")
+        if quantization is not None and quantization not in QUANTIZATIONS:
+            known = ", ".join(QUANTIZATIONS)
+            raise DatasetError(f"'quantization' {quantization!r} is not known: there is {known}, or leave it out.")
         self._folder = Path(filepath).expanduser() if filepath is not None else None
         self._source = ModelSource(
-            str(self._folder or hub_id), revision, dtype, device, allow_download, dict(options or {})
+            str(self._folder or hub_id), revision, dtype, device, allow_download, dict(options or {}), quantization
         )
         self._allow_download = allow_download
         self.metadata = metadata
@@ -90,6 +100,23 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
         """
         folder = self._find()
         return missing_model_files(folder) if folder is not None else []
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the entry names a folder, and no hub model."""
+        return self._folder is not None
+
+    @property
+    def unpinned(self) -> str | None:
+        """What a hub model may change with, the name of a branch or tag; None for a folder and for a commit."""
+        if self._folder is not None or is_commit(self._source.revision):
+            return None
+        return self._source.revision or "main"
+
+    def pickled_weights(self) -> list[str]:
+        """Pickles among the files of a model that is here."""
+        folder = self._find()
+        return pickled_weights(folder) if folder is not None else []
 
     def load(self) -> ModelSource:
         """Check that the model is here and say how to load it.
@@ -119,10 +146,10 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
                 raise DatasetError(f"What was written for '{self._folder}' holds no {CONFIG_FILE}: not a saved model.")
 
     def resolve_load_version(self) -> str | None:
-        """What identifies the weights: a fingerprint of the folder, or the revision of a hub model."""
+        """What identifies the weights: a fingerprint of the folder, or the commit of a hub model that is cached."""
         folder = self._find()
         if self._folder is None:
-            return self._source.revision or (folder.name if folder is not None else None)
+            return folder.name if folder is not None else self._source.revision
         return fingerprint(self._folder)
 
     def resolve_save_version(self) -> str | None:
@@ -164,7 +191,8 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
     def _describe(self) -> dict[str, Any]:
         source = self._source
         place = {"filepath": self._folder} if self._folder is not None else {"hub_id": source.path_or_id}
-        return {**place, "revision": source.revision, "dtype": source.dtype, "device": source.device}
+        loaded = {"dtype": source.dtype, "device": source.device, "quantization": source.quantization}
+        return {**place, "revision": source.revision, **loaded}
 
 
 def _count_parameters(folder: Path) -> int | None:

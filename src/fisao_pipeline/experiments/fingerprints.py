@@ -73,7 +73,8 @@ class StudyInputs:
 
 def _model(source: ModelSource) -> str:
     # Neither of these changes the files, but both change what comes out.
-    return f"{identity(source)} {source.dtype} {json.dumps(dict(source.options), sort_keys=True, default=str)}"
+    loaded = source.dtype if source.quantization is None else f"{source.quantization} in {source.dtype}"
+    return f"{identity(source)} {loaded} {json.dumps(dict(source.options), sort_keys=True, default=str)}"
 
 
 def _plain(table: Any) -> Any:

@@ -18,12 +18,14 @@ from transformers import (
 
 from fisao_pipeline.models.backbones.choice import check_supported
 from fisao_pipeline.models.processors import load_processor
+from fisao_pipeline.models.quantization import four_bit_options, is_four_bit, keep_trainable_on_cpu
 from fisao_pipeline.models.source import ModelSource, find_model
 
 # Not for loading: `training.run` reads it.
 TRAINING_OPTION = "gradient_checkpointing"
 # Decided here and nowhere else.
 _RESERVED = {"revision", "local_files_only", "trust_remote_code", "use_safetensors", "dtype", "torch_dtype"}
+_RESERVED |= {"quantization_config", "load_in_4bit", "load_in_8bit"}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -44,34 +46,52 @@ def load_pretrained(auto_class: Any, source: ModelSource) -> tuple[PreTrainedMod
 
     Raises:
         ModelNotFoundError: If the source is not on this machine and may not be downloaded.
-        ValueError: If the model wants code of its own, an option is not known, or a vision-language model (loaded with
-            ``AutoModelForImageTextToText``) is of no supported kind.
+        ImportError: If it is to be quantized and bitsandbytes is not installed.
+        ValueError: If the model wants code of its own, an option is not known, a vision-language model (loaded with
+            ``AutoModelForImageTextToText``) is of no supported kind, or anything else is to be quantized.
     """
     find_model(source.path_or_id, source.revision, source.allow_download)
     options = _options(source)
     where = {"revision": source.revision, "local_files_only": not source.allow_download, "trust_remote_code": False}
-    config = _config(source, where)
+    config = read_config(source, where)
     if auto_class is AutoModelForImageTextToText:
         check_supported(config, source.path_or_id)
+    device = resolve_device(source.device)
+    if source.quantization is not None:
+        if auto_class is not AutoModelForImageTextToText:
+            raise ValueError(
+                f"{source.path_or_id!r}: only a policy can be quantized; a verifier's scores must not depend on it. "
+                "Take `quantization` out of its catalog entry"
+            )
+        options["model"] |= four_bit_options(auto_class, config, source, device)
     model = auto_class.from_pretrained(
         source.path_or_id, dtype=source.dtype, use_safetensors=True, **options["model"], **where
     )
     processor = load_processor(config, source.path_or_id, **options["processor"], **where)
     check_dtype(model, source)
-    return model.to(resolve_device(source.device)).requires_grad_(False), processor
+    keep_trainable_on_cpu(model)
+    return model.to(device).requires_grad_(False), processor
 
 
 def check_dtype(model: PreTrainedModel, source: ModelSource) -> None:
     """Refuse a model whose weights are mostly of another type than the one asked for: it would run in that one.
 
-    Few may differ, since some models keep parts of theirs in float32.
+    Few may differ, since some models keep parts of theirs in float32; 4-bit weights do not count, if they were asked
+    for.
 
     Raises:
-        ValueError: If less than half of the weights are of the type; the message names the one that they are.
+        ValueError: If less than half of the weights are of the type; the message names the one that they are. Or if
+            nothing became 4-bit that should have, or something that should not.
     """
+    packed = {id(module.weight) for module in model.modules() if is_four_bit(module)}
+    if bool(packed) != (source.quantization is not None):
+        asked = f"quantization {source.quantization!r}" if source.quantization is not None else "16 bits or more"
+        found = f"{len(packed)} of its layers are 4-bit" if packed else "no layer became 4-bit"
+        raise ValueError(f"{source.path_or_id!r} was asked for in {asked}, and {found}")
     counts: Counter[torch.dtype] = Counter()
     for parameter in model.parameters():
-        counts[parameter.dtype] += parameter.numel()
+        if id(parameter) not in packed:
+            counts[parameter.dtype] += parameter.numel()
     if source.dtype == "auto" or not counts:
         return
     ran, count = counts.most_common(1)[0]
@@ -103,7 +123,12 @@ def _options(source: ModelSource) -> dict[str, dict[str, Any]]:
     return options
 
 
-def _config(source: ModelSource, where: Mapping[str, Any]) -> PreTrainedConfig:
+def read_config(source: ModelSource, where: Mapping[str, Any]) -> PreTrainedConfig:
+    """A model's configuration.
+
+    Raises:
+        ValueError: If it asks for code of its own.
+    """
     named = {key: value for key, value in where.items() if key != "trust_remote_code"}
     raw, _ = PreTrainedConfig.get_config_dict(source.path_or_id, **named)
     if raw.get("auto_map") and raw.get("model_type") not in CONFIG_MAPPING:

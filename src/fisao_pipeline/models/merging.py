@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,8 @@ def merge_adapter(source: ModelSource, adapter: Path, output: Path) -> int:
     """Write base model plus adapter, W + (α / r) B A in place of each adapted W, and the processor, as safetensors.
 
     Args:
-        source: The base model that the adapter was trained on.
+        source: The base model that the adapter was trained on. One of 4-bit weights is merged into the weights that
+            those were made of, as ``source.dtype`` says: a merged weight would not fit into 4 bits unchanged.
         adapter: PEFT folder.
         output: An existing empty folder.
 
@@ -26,7 +28,7 @@ def merge_adapter(source: ModelSource, adapter: Path, output: Path) -> int:
         ValueError: If the adapter was trained for another base model, or merging makes a weight infinite or NaN.
         RuntimeError: If anything outside the language tower changed; nothing is written then.
     """
-    policy = Policy.load(source, adapter=adapter)
+    policy = Policy.load(replace(source, quantization=None), adapter=adapter)
     tower = f"{language_tower_name(policy.backbone)}."
     before = {n: p.detach().cpu().clone() for n, p in policy.backbone.named_parameters() if not n.startswith(tower)}
     merged = policy.model.merge_and_unload(safe_merge=True)

@@ -24,7 +24,7 @@ from fisao_pipeline.models.loading import load_pretrained
 from fisao_pipeline.models.lora import attach_lora
 from fisao_pipeline.models.packing import pack_completions
 from fisao_pipeline.models.prompts import PromptBatch, PromptEncoder
-from fisao_pipeline.models.source import BASE_MODEL_FILE, ModelSource, identity, is_folder
+from fisao_pipeline.models.source import BASE_MODEL_FILE, ModelSource, identity, is_folder, loaded_identity
 from fisao_pipeline.models.value_head import ValueHead
 from fisao_pipeline.params import LoraParams
 
@@ -42,7 +42,7 @@ class Policy:
         self.encode = PromptEncoder(self.backbone, processor)
         self.kind = self.encode.kind
         self.value_head: ValueHead | None = None
-        # `models.source.identity` of the backbone, where it is known.
+        # `models.source.loaded_identity` of the backbone, where it is known.
         self.identity: str | None = None
 
     @classmethod
@@ -61,7 +61,7 @@ class Policy:
         elif lora is not None:
             model = attach_lora(model, lora)
         policy = cls(model, processor)
-        policy.identity = base
+        policy.identity = loaded_identity(source)
         if lora is not None and adapter is None:
             # Where PEFT gets the base model from the hub by itself; None for a local folder.
             policy.model.peft_config["default"].revision = None if is_folder(source) else source.revision
@@ -250,6 +250,9 @@ def check_adapter_fits(adapter: Path, model: PreTrainedModel, base: str | None =
             "same --env and --params, or load the other model"
         )
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    # Weights of 4 bits are kept in a shape of their own.
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    shapes |= {f"{name}.weight": (module.out_features, module.in_features) for name, module in linear}
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as weights:
         for key in weights.keys():
             module = key.removeprefix("base_model.model.")

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    Blip2ForImageTextRetrieval,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
+from fisao_pipeline.models.backbones.choice import check_supported, kind_of
 from fisao_pipeline.models.lora import attach_lora, language_tower_name
+from fisao_pipeline.models.quantization import quantizable_parameters
 from fisao_pipeline.models.source import CONFIG_FILE, ModelSource, find_model, is_folder, looks_local
 from fisao_pipeline.params import LoraParams
 
@@ -38,6 +48,10 @@ class PolicyShape:
         context_tokens: What the configuration allows; None without a limit.
         image_tokens: What an image takes in the prompt; None where the configuration does not say.
         vision_tokens: What the vision tower computes for an image; None where the configuration does not say.
+        packs: Whether completions are scored behind one copy of their prompt, or each behind its own.
+        linear_parameters: Of the language tower's linear layers, those that 4 bits are for.
+        quantization: `nf4` where these are 4-bit; None where all is in ``dtype``.
+        patches_per_token: Patches of the vision tower that become one image token, where ``vision_tokens`` is None.
     """
 
     kind: str
@@ -57,10 +71,14 @@ class PolicyShape:
     context_tokens: int | None
     image_tokens: int | None
     vision_tokens: int | None
+    packs: bool = True
+    linear_parameters: int = 0
+    quantization: str | None = None
+    patches_per_token: int = 1
 
     @property
     def dtype_bytes(self) -> int:
-        """Bytes of one weight."""
+        """Bytes of one weight, and of what is computed."""
         return BYTES[self.dtype]
 
 
@@ -96,23 +114,28 @@ def policy_shape(source: ModelSource, lora: LoraParams) -> PolicyShape:
 
     Raises:
         ModelNotFoundError: If there is no configuration on this machine.
-        ValueError: If the model is no image-text-to-text model, or the adapter's targets are none of its layers.
+        ValueError: If the model is of no supported kind, or the adapter's targets are none of its layers.
     """
     config = load_config(source)
-    return shape_of_config(config, _dtype(source, config), lora)
+    check_supported(config, source.path_or_id)
+    shape = shape_of_config(config, _dtype(source, config), lora, source.options.get("model", {}))
+    return replace(shape, quantization=source.quantization)
 
 
-def shape_of_config(config: PreTrainedConfig, dtype: str, lora: LoraParams) -> PolicyShape:
-    """As ``policy_shape``, of a configuration in memory."""
+def shape_of_config(
+    config: PreTrainedConfig, dtype: str, lora: LoraParams, options: Mapping[str, Any] | None = None
+) -> PolicyShape:
+    """As ``policy_shape``, of a configuration in memory; ``options`` are those of the model."""
+    chosen = {name: value for name, value in (options or {}).items() if name == "attn_implementation"}
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
+        model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype), **chosen)
     total = _count(model)
     tower = model.get_submodule(language_tower_name(model))
     inside = {id(p) for p in tower.parameters()}
     head = model.get_output_embeddings()
     of_head = sum(p.numel() for p in head.parameters() if id(p) not in inside) if head is not None else 0
     # Counted before the adapter is put into it.
-    language = _count(tower)
+    language, linear = _count(tower), quantizable_parameters(model)
     text = config.get_text_config()
     with torch.device("meta"):
         adapted = attach_lora(model.requires_grad_(False), lora)
@@ -136,6 +159,9 @@ def shape_of_config(config: PreTrainedConfig, dtype: str, lora: LoraParams) -> P
         context_tokens=getattr(text, "max_position_embeddings", None),
         image_tokens=_image_tokens(config),
         vision_tokens=_vision_tokens(config),
+        packs=kind_of(config).can_pack(model),
+        linear_parameters=linear,
+        patches_per_token=getattr(getattr(config, "vision_config", None), "spatial_merge_size", 1) ** 2,
     )
 
 
@@ -149,7 +175,9 @@ def verifier_shape(source: ModelSource) -> VerifierShape:
     config = load_config(source)
     dtype = _dtype(source, config)
     with torch.device("meta"):
-        model = AutoModel.from_config(config, dtype=getattr(torch, dtype))
+        # As `models.verifier` loads it: BLIP-2's base class would bring a language model along.
+        blip2 = config.model_type == "blip-2"
+        model = Blip2ForImageTextRetrieval(config) if blip2 else AutoModel.from_config(config)
     return VerifierShape(type(model).__name__, dtype, _count(model))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+# How linear layers of the language tower may be kept instead of in `dtype`.
+QUANTIZATIONS = ("nf4",)
 # Beside an adapter: which model it was trained on. PEFT's `revision` cannot say it, PEFT asks the hub for that one.
 BASE_MODEL_FILE = "base_model.json"
 # Larger files are identified by their size and ends: hashing 14 GB at every run would take longer than loading them.
@@ -37,6 +40,8 @@ class ModelSource:
         options: What is passed on to transformers' ``from_pretrained``: of the model under ``model``
             (`attn_implementation`, …), of its processor under ``processor`` (`max_pixels`, …). And
             ``gradient_checkpointing``, which training reads: true trades time for memory.
+        quantization: `nf4` keeps the linear layers of the language tower in 4 bits (QLoRA), computed in ``dtype``; None
+            keeps them in ``dtype``. It says how weights are held and not which they are: see ``identity``.
     """
 
     path_or_id: str
@@ -45,6 +50,7 @@ class ModelSource:
     device: str = "auto"
     allow_download: bool = False
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    quantization: str | None = None
 
 
 def looks_local(path_or_id: str) -> bool:
@@ -76,13 +82,44 @@ def find_model(path_or_id: str, revision: str | None = None, allow_download: boo
     cached = _cached(path_or_id, revision)
     if cached is None and not allow_download:
         at = f" (revision {revision})" if revision else ""
+        others = [commit for commit in cached_commits(path_or_id) if _cached(path_or_id, commit) is not None]
+        there = f" at that revision; the cache holds {', '.join(others)}" if others else ""
         raise ModelNotFoundError(
-            f"'{path_or_id}'{at} is neither a folder nor in the local Hugging Face cache. "
+            f"'{path_or_id}'{at} is neither a folder nor in the local Hugging Face cache{there}. "
             f"Get it with `hf download {path_or_id}{f' --revision {revision}' if revision else ''}`, "
             f"or with `--local-dir data/06_models/{path_or_id.rsplit('/', 1)[-1]}` and give that path, "
             "or set `allow_download: true` on the catalog entry."
         )
     return cached
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision names one state of a hub model for ever: a full commit id, no branch and no tag."""
+    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+
+
+def cached_commits(hub_id: str) -> list[str]:
+    """Commits of a hub model whose configuration is in the local cache."""
+    from huggingface_hub import constants  # noqa: PLC0415 - slow to import, and local folders need it not
+    from huggingface_hub.file_download import repo_folder_name  # noqa: PLC0415
+
+    snapshots = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=hub_id, repo_type="model"), "snapshots")
+    return sorted(file.parent.name for file in snapshots.glob(f"*/{CONFIG_FILE}"))
+
+
+def cached_commit(hub_id: str, revision: str | None = None) -> str | None:
+    """The commit that a revision of a hub model means in the local cache.
+
+    Without a revision it is the default branch's, or the only one that is there: a download of a commit leaves no
+    branch behind. None where the cache does not tell.
+    """
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - slow to import
+
+    found = try_to_load_from_cache(hub_id, CONFIG_FILE, revision=revision)
+    if isinstance(found, str):
+        return Path(found).parent.name
+    there = cached_commits(hub_id)
+    return there[0] if revision is None and len(there) == 1 else None
 
 
 def missing_model_files(folder: Path) -> list[str]:
@@ -99,6 +136,11 @@ def missing_model_files(folder: Path) -> list[str]:
         if not any((folder / name).is_file() for name in either):
             missing.append(" or ".join(either))
     return missing
+
+
+def pickled_weights(folder: Path) -> list[str]:
+    """Weights in a model's folder that are pickles, which are never read in a run."""
+    return sorted(file.name for file in folder.glob("pytorch_model*.bin"))
 
 
 def fingerprint(folder: Path) -> str:
@@ -134,6 +176,11 @@ def identity(source: ModelSource) -> str:
     if is_folder(source):
         return fingerprint(Path(source.path_or_id).expanduser())
     return f"{source.path_or_id}@{source.revision or 'main'}"
+
+
+def loaded_identity(source: ModelSource) -> str:
+    """``identity``, and how the weights are held where that changes what the model answers: in 4 bits."""
+    return identity(source) + (f" in {source.quantization}" if source.quantization is not None else "")
 
 
 def _cached(path_or_id: str, revision: str | None) -> Path | None:

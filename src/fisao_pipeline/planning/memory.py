@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fisao_pipeline.models.quantization import NF4_BYTES
 from fisao_pipeline.models.shape import PolicyShape, VerifierShape
 
 FLOAT32 = 4
@@ -30,10 +31,24 @@ class Lengths:
         """P + K T, the length of a prompt with all its responses behind it: `models.packing`."""
         return self.prompt + self.group * self.response
 
+    def scored(self, responses: int, packs: bool) -> tuple[int, int]:
+        """Sequences that score so many responses, and the tokens of each.
+
+        Where a prompt's responses share it, ⌈n / K⌉ of P + K T; else n of P + T.
+        """
+        if packs:
+            return -(-responses // self.group), self.packed
+        return responses, self.prompt + self.response
+
 
 def weight_bytes(shape: PolicyShape | VerifierShape) -> int:
-    """Frozen weights: N · b, with N parameters of b bytes each."""
-    return shape.parameters * shape.dtype_bytes
+    """Frozen weights: N · b, with N parameters of b bytes each.
+
+    In NF4 the Q weights of the language tower's linear layers take `NF4_BYTES` instead. The layer that is just computed
+    is unpacked beside them, which is left to `plan.reserve_gib`.
+    """
+    quantized = shape.linear_parameters if isinstance(shape, PolicyShape) and shape.quantization is not None else 0
+    return (shape.parameters - quantized) * shape.dtype_bytes + round(quantized * NF4_BYTES)
 
 
 def value_head_parameters(hidden: int, width: int | None) -> int:
@@ -80,23 +95,24 @@ def layer_bytes_per_token(shape: PolicyShape) -> int:
 def activation_bytes(shape: PolicyShape, lengths: Lengths, responses: int, checkpointing: bool) -> int:
     """What an update's forward pass of `responses` responses keeps for its backward pass.
 
-    n = ⌈responses / K⌉ prompts (whole groups share one) of s = P + K T tokens each. With L layers that keep a bytes a
-    token, b bytes a weight, width d and vocabulary v:
+    n sequences of s tokens each, see ``Lengths.scored``: whole groups share a prompt where the model can. With L layers
+    that keep a bytes a token, b bytes a weight, width d and vocabulary v:
 
         without checkpointing   n s (L a + b d)
         with                    n s (L b d + 2 a + b d)
 
     since every layer then keeps its input only, and one at a time is computed again, its gradients beside it. On top,
-    in both: the packed mask n s² (1 + b), and one chunk of logits, min(n K T, 1024) · v · (b + 3 · 4): the logits,
+    in both: the mask n s² (1 + b), and one chunk of logits, min(drawn, 1024) · v · (b + 3 · 4): the logits,
     their float32, log-softmax and gradient.
     """
-    prompts = -(-responses // lengths.group)
-    tokens = prompts * lengths.packed
+    sequences, length = lengths.scored(responses, shape.packs)
+    tokens = sequences * length
     b, kept = shape.dtype_bytes, layer_bytes_per_token(shape)
     stored = b * shape.hidden
     layers = shape.layers * stored + 2 * kept if checkpointing else shape.layers * kept
-    mask = prompts * lengths.packed**2 * (1 + b)
-    rows = min(prompts * lengths.group * lengths.response, CHUNK_TOKENS)
+    mask = sequences * length**2 * (1 + b)
+    drawn = (sequences * lengths.group if shape.packs else sequences) * lengths.response
+    rows = min(drawn, CHUNK_TOKENS)
     return tokens * (layers + stored) + mask + rows * shape.vocabulary * (b + 3 * FLOAT32)
 
 

@@ -199,6 +199,7 @@ def _what_would_fit(run: Run, plan: PlanParams, card: Card) -> str:
     tried: Sequence[tuple[str, Any]] = (
         ("load policy_backbone with dtype: bfloat16", lambda r: replace(r, policy=_in_bfloat16(r.policy))),
         ("options: {gradient_checkpointing: true} on policy_backbone", lambda r: replace(r, checkpointing=True)),
+        ("quantization: nf4 on policy_backbone", lambda r: replace(r, policy=_in_nf4(r.policy))),
         ("response_sampling.responses_per_prompt: 2", lambda r: replace(r, sampling=_with(r, responses_per_prompt=2))),
         (
             "half of response_sampling.max_new_tokens",
@@ -227,6 +228,10 @@ def _in_bfloat16(shape: PolicyShape) -> PolicyShape:
     return replace(shape, dtype="bfloat16") if shape.dtype == "float32" else shape
 
 
+def _in_nf4(shape: PolicyShape) -> PolicyShape:
+    return replace(shape, quantization="nf4")
+
+
 def _with(run: Run, **changes: int) -> ResponseSamplingParams:
     smaller = {name: min(value, getattr(run.sampling, name)) for name, value in changes.items()}
     return run.sampling.model_copy(update=smaller)
@@ -236,8 +241,9 @@ def format_plan(planned: Mapping[str, Any]) -> str:
     """The plan for reading: sizes, memory, work, and a line for each card."""
     policy, verifier, sizes = planned["policy"], planned["verifier"], planned["memory_bytes"]
     lengths = planned["lengths_tokens"]
+    packed = f", {policy['linear_parameters']:,} of them in {policy['quantization']}" if policy["quantization"] else ""
     lines = [
-        f"policy     {policy['kind']}, {policy['parameters']:,} parameters in {policy['dtype']}; trained: "
+        f"policy     {policy['kind']}, {policy['parameters']:,} parameters in {policy['dtype']}{packed}; trained: "
         f"{planned['trained_parameters']:,}",
         f"verifier   {verifier['kind']}, {verifier['parameters']:,} parameters in {verifier['dtype']}"
         if verifier is not None

@@ -98,13 +98,18 @@ def phases(
     held_out = _available(evaluation.held_out_images, prompts.get("held_out"))
     asked = QUESTIONS_PER_IMAGE * min(evaluation.pope_images, held_out)
     rounds = training.rounds * per_round
-    packed = lengths.prompt + k * length
+    # A prompt's responses are scored behind one copy of it, or each behind its own.
+    copies = 1 if shape.packs else k
+    packed = lengths.prompt + k / copies * length
+
+    asked_prompts = 0
 
     def draw(count: int, copies: int, new: float) -> Phase:
+        nonlocal asked_prompts
+        asked_prompts += count
         drawn = count * copies * new
-        tokens = count * lengths.prompt + drawn
-        flops = forward_flops(shape, tokens, lengths.prompt + new / 2, drawn)
-        return Phase("sampling", count, round(drawn), round(tokens), flops)
+        flops = forward_flops(shape, drawn, lengths.prompt + new / 2, drawn)
+        return Phase("sampling", count, round(drawn), round(drawn), flops)
 
     def both(*parts: Phase) -> Phase:
         return Phase(
@@ -113,29 +118,33 @@ def phases(
             flops=sum(part.flops for part in parts),
         )
 
-    learnt = rounds * k * length
-    scored = forward_flops(shape, rounds * packed, packed, learnt)
+    learnt, run = rounds * k * length, rounds * copies * packed
+    scored = forward_flops(shape, run, packed, learnt)
     passes = optimiser_of(training).epochs
-    updated = update_flops(shape, rounds * packed, packed, learnt, checkpointing)
+    updated = update_flops(shape, run, packed, learnt, checkpointing)
     evaluated_length = response_share * evaluation.max_new_tokens
     found = {
         "calibration sampling": draw(calibration, k, length),
         "round sampling": draw(rounds, k, length),
         "probe": draw(2 * (training.rounds + 1) * probe, 1, length),
         "scoring": Phase(
-            "scoring", SCORINGS * rounds, round(SCORINGS * learnt), round(SCORINGS * rounds * packed), SCORINGS * scored
+            "scoring", SCORINGS * rounds * copies, round(SCORINGS * learnt), round(SCORINGS * run), SCORINGS * scored
         ),
         "update": Phase(
-            "update", passes * rounds, round(passes * learnt), round(passes * rounds * packed), passes * updated
+            "update", passes * rounds * copies, round(passes * learnt), round(passes * run), passes * updated
         ),
         "evaluation": both(
             draw(2 * held_out, 1 + evaluation.samples_per_prompt, evaluated_length), draw(4 * asked, 1, ANSWER_TOKENS)
         ),
     }
+    # All prompts that are drawn from are read first, each at once and not token by token.
+    tokens = asked_prompts * lengths.prompt
+    flops = forward_flops(shape, tokens, lengths.prompt, asked_prompts)
+    found["reading prompts"] = Phase("scoring", asked_prompts, 0, tokens, flops)
     images = calibration + per_round * training.rounds + probe + held_out
-    seen = images * (shape.vision_tokens or lengths.prompt) * 2
-    flops = float(seen * (shape.vision_parameters + (verifier.parameters if verifier is not None else 0)))
-    found["images"] = Phase("scoring", images, 0, 0, flops)
+    seen = images * (shape.vision_tokens or shape.patches_per_token * lengths.prompt) * 2
+    seeing = float(seen * (shape.vision_parameters + (verifier.parameters if verifier is not None else 0)))
+    found["images"] = Phase("scoring", images, 0, 0, seeing)
     return found
 
 

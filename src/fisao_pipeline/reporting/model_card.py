@@ -32,7 +32,7 @@ def model_card(
     Args:
         base_model: Hub id, or a folder's path, of which the name alone is told.
         revision: Of the hub.
-        identity: `models.source.identity` of the base model.
+        identity: `models.source.loaded_identity` of the base model.
         settings: Dotted parameters with plain values.
         probe: Numbers before and after training on the probe's prompts, greedy; empty without a probe.
         comparison: Markdown of base against aligned on held-out images, where it was evaluated.

@@ -37,8 +37,8 @@ def check_cached_round(
         baseline: The ``verifier_baseline``, which says what the rewards were made with.
         sampling: How later rounds sample.
         annotation: How later rounds are rewarded.
-        backbone: `models.source.identity` of the policy to be trained.
-        verifier: The same of the verifier that scores later rounds.
+        backbone: `models.source.loaded_identity` of the policy to be trained.
+        verifier: `models.source.identity` of the verifier that scores later rounds.
 
     Raises:
         ValueError: Something differs; the message names each thing, both values and the command to run.

@@ -13,7 +13,7 @@ from fisao_pipeline.chosen_vocabulary import load_vocabulary
 from fisao_pipeline.models.checkpointing import checkpoint_activations
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
-from fisao_pipeline.models.source import ModelSource, identity
+from fisao_pipeline.models.source import ModelSource, identity, loaded_identity
 from fisao_pipeline.models.verifier import load_verifier
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
 from fisao_pipeline.training.annotation import GroundTruth, VerifierBaseline
@@ -68,7 +68,7 @@ def train_adapter(
     vocabulary = load_vocabulary(annotation.vocabulary, "reward_annotation.vocabulary")
     truth = GroundTruth.read(manifest, annotated_categories, vocabulary)
     check_trainer(params, sampling, truth, prompts.loc[prompts["split"] == "training", "image_id"])
-    check_cached_round(responses, prompts, stored, sampling, annotation, identity(backbone), identity(verifier))
+    check_cached_round(responses, prompts, stored, sampling, annotation, loaded_identity(backbone), identity(verifier))
     # Before the policy is loaded: the seed decides on the fresh adapter's weights too.
     torch.manual_seed(params.seed)
     annotator = Annotator(load_verifier(verifier), vocabulary, stored, annotation, open_image, truth)

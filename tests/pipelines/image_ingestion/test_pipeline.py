@@ -17,7 +17,8 @@ OUTPUTS = {"image_manifest", "annotated_categories", "prompts", "rejected_images
 
 
 def conf(request, name):
-    return yaml.safe_load((request.config.rootpath / "conf" / "base" / f"{name}_image_ingestion.yml").read_text())
+    text = (request.config.rootpath / "conf" / "base" / f"{name}_image_ingestion.yml").read_text()
+    return yaml.safe_load(text.replace("${globals:data}", "data"))
 
 
 @pytest.fixture

@@ -58,4 +58,9 @@ def backbone_kind(model: PreTrainedModel, processor: ProcessorMixin) -> Backbone
         ValueError: If it is of no supported kind, or the kind refuses it.
     """
     check_supported(model.config, model.name_or_path)
-    return KINDS[model.config.model_type](model, processor)
+    return kind_of(model.config)(model, processor)
+
+
+def kind_of(config: PreTrainedConfig) -> type[BackboneKind]:
+    """The class that handles models of a configuration; a supported one."""
+    return KINDS[config.model_type]

@@ -163,15 +163,20 @@ class BackboneKind:
 
     @property
     def packs(self) -> bool:
-        """Whether completions may be packed behind one copy of their prompt.
+        """Whether completions may be packed behind one copy of their prompt; see ``can_pack``."""
+        return self.can_pack(self.model)
+
+    @classmethod
+    def can_pack(cls, model: PreTrainedModel) -> bool:
+        """Whether a model of this kind, its weights there or not, takes completions packed behind their prompt.
 
         The packed mask is boolean, which only torch's scaled_dot_product_attention reads as such, and positions count
         along one axis: eager or flash attention, sliding windows and multi-axis positions take the plain path.
         """
-        text = self.model.config.get_text_config()
+        text = model.config.get_text_config()
         rope = getattr(text, "rope_parameters", None) or {}
         plain = not getattr(text, "sliding_window", None) and "mrope_section" not in rope
-        return self.may_pack and plain and getattr(text, "_attn_implementation", None) == "sdpa"
+        return cls.may_pack and plain and getattr(text, "_attn_implementation", None) == "sdpa"
 
     def inputs(
         self,

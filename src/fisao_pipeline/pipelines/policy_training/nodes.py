@@ -8,7 +8,7 @@ import pandas as pd
 
 from fisao_pipeline.datasets.adapter_folder import AdapterArtifact
 from fisao_pipeline.datasets.image_folder import ImageFolder
-from fisao_pipeline.models.source import ModelSource, identity
+from fisao_pipeline.models.source import ModelSource, identity, loaded_identity
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
 from fisao_pipeline.pipelines.images import image_opener
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
@@ -55,7 +55,7 @@ def train_policy(
     card = model_card(
         base_model=policy_backbone.path_or_id,
         revision=policy_backbone.revision,
-        identity=base,
+        identity=loaded_identity(policy_backbone),
         settings=flatten_parameters({f"params:{name}": block for name, block in blocks.items()}),
         probe=probe_changes(result.history.to_dict("records")),
     )
