@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ from transformers import (
 from fisao_pipeline.models.backbones.choice import check_supported
 from fisao_pipeline.models.processors import load_processor
 from fisao_pipeline.models.source import ModelSource, find_model
+
+logger = logging.getLogger(__name__)
 
 # Not for loading: `training.run` reads it.
 TRAINING_OPTION = "gradient_checkpointing"
@@ -58,7 +61,28 @@ def load_pretrained(auto_class: Any, source: ModelSource) -> tuple[PreTrainedMod
     )
     processor = load_processor(config, source.path_or_id, **options["processor"], **where)
     check_dtype(model, source)
-    return model.to(resolve_device(source.device)).requires_grad_(False), processor
+    model = model.to(resolve_device(source.device)).requires_grad_(False)
+    logger.info("Loaded %s: %s.", source.path_or_id, how_it_runs(model))
+    return model, processor
+
+
+def how_it_runs(model: PreTrainedModel) -> str:
+    """What a loaded model computes with: type of its weights, device, implementation of attention."""
+    total = sum(p.numel() for p in model.parameters())
+    types = ", ".join(
+        str(dtype).removeprefix("torch.") + ("" if count == total else f" ({count / total:.1%})")
+        for dtype, count in _dtypes(model).most_common()
+    )
+    configs = (getattr(module, "config", None) for module in model.modules())
+    attention = sorted({name for c in configs if (name := getattr(c, "_attn_implementation", None)) is not None})
+    return f"{type(model).__name__} in {types} on {model.device}, attention {' and '.join(attention) or 'of its own'}"
+
+
+def _dtypes(model: PreTrainedModel) -> Counter[torch.dtype]:
+    counts: Counter[torch.dtype] = Counter()
+    for parameter in model.parameters():
+        counts[parameter.dtype] += parameter.numel()
+    return counts
 
 
 def check_dtype(model: PreTrainedModel, source: ModelSource) -> None:
@@ -69,9 +93,7 @@ def check_dtype(model: PreTrainedModel, source: ModelSource) -> None:
     Raises:
         ValueError: If less than half of the weights are of the type; the message names the one that they are.
     """
-    counts: Counter[torch.dtype] = Counter()
-    for parameter in model.parameters():
-        counts[parameter.dtype] += parameter.numel()
+    counts = _dtypes(model)
     if source.dtype == "auto" or not counts:
         return
     ran, count = counts.most_common(1)[0]
