@@ -14,12 +14,11 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from fisao_pipeline.models.backbones.choice import backbone_kind
+from fisao_pipeline.params import MAX_ASPECT_RATIO
 
 ImageOpener = Callable[[str], Image.Image]
 # Prompts tokenised at once while they are counted.
 _COUNTED_AT_ONCE = 1024
-# Qwen's own limit. A processor that scales the shorter side to a fixed length makes gigabytes of a longer strip.
-MAX_ASPECT_RATIO = 200
 
 
 @dataclass(frozen=True)
@@ -241,7 +240,7 @@ def check_aspect_ratio(size: tuple[int, int], name: str) -> None:
     """Refuse an image that is too narrow a strip.
 
     Raises:
-        ValueError: If its longer side is more than 200 times its shorter one.
+        ValueError: If its longer side is more than ``MAX_ASPECT_RATIO`` times its shorter one.
     """
     if max(size) > MAX_ASPECT_RATIO * min(size):
         raise ValueError(

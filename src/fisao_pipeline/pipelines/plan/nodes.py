@@ -16,6 +16,7 @@ from fisao_pipeline.params import (
     PolicyTrainingParams,
     ResponseSamplingParams,
     RewardAnnotationParams,
+    comparison_faults,
 )
 from fisao_pipeline.planning.subject import PlanSubject
 
@@ -37,7 +38,7 @@ def make_plan(
     from fisao_pipeline.models.shape import policy_shape, verifier_shape  # noqa: PLC0415
     from fisao_pipeline.planning.plan import Run, card_faults, context_fault, format_plan, plan_run  # noqa: PLC0415
 
-    faults = list(subject.faults)
+    faults = [*subject.faults, *comparison_faults(sampling, annotation, training)]
     for name, block in (("reward_annotation", annotation), ("benchmark_evaluation", evaluation)):
         try:
             load_vocabulary(block.vocabulary, f"{name}.vocabulary")
