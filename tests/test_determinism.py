@@ -18,12 +18,12 @@ LOOKING_NODES = """
 
 
     def look(behaviour: str):
-        found = {
+        found = {{
             "algorithms": torch.are_deterministic_algorithms_enabled(),
             "cudnn": torch.backends.cudnn.deterministic,
             "benchmark": torch.backends.cudnn.benchmark,
             "workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
-        }
+        }}
         if behaviour == "fail":
             raise ValueError(str(found))
         return found
@@ -110,5 +110,5 @@ def test_a_workspace_that_is_not_repeatable_is_refused(looking_project, mlflow_s
 
 @pytest.mark.parametrize("block", [{"determinstic": True}, {"deterministic": "perhaps"}])
 def test_a_misspelt_setting_is_refused(looking_project, mlflow_store, block):
-    with pytest.raises(NotReadyError, match=f"runtime: .*{next(iter(block))}"):
+    with pytest.raises(NotReadyError, match=rf"- runtime\.{next(iter(block))}: "):
         run(looking_project, runtime=block)

@@ -92,7 +92,10 @@ def deterministic_algorithms() -> Iterator[None]:
         raise RuntimeError(fault)
     workspace, cudnn = os.environ.get(WORKSPACE), torch.backends.cudnn
     before = (cudnn.deterministic, cudnn.benchmark)
-    mode, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    mode, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     os.environ.setdefault(WORKSPACE, REPEATABLE[0])
     torch.use_deterministic_algorithms(True)
     cudnn.deterministic, cudnn.benchmark = True, False

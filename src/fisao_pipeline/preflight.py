@@ -84,7 +84,7 @@ def _runtime_faults(catalog: DataCatalog) -> list[str]:
     try:
         fault = determinism_fault() if is_deterministic(catalog) else None
     except ValidationError as error:
-        return [f"runtime: {error}"]
+        return [f"runtime.{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
     return [fault] if fault is not None else []
 
 

@@ -54,7 +54,9 @@ def same(name, tensor):
 def test_the_pocket_verifier_is_the_policys_own_encoder(world, models, caplog):
     folder = SHIPPED if models == "shipped" else world.models
     with caplog.at_level(logging.INFO, logger="fisao_pipeline"):
-        assert own_encoder(ModelSource(str(folder / "pocket_vlm")), ModelSource(str(folder / "pocket_verifier"))) is True
+        assert (
+            own_encoder(ModelSource(str(folder / "pocket_vlm")), ModelSource(str(folder / "pocket_verifier"))) is True
+        )
     (record,) = caplog.records
     assert record.levelno == logging.INFO
     assert "all 71 tensors of its vision tower are equal" in record.getMessage()

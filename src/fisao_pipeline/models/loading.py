@@ -19,7 +19,7 @@ from transformers import (
 
 from fisao_pipeline.models.backbones.choice import check_supported
 from fisao_pipeline.models.processors import load_processor
-from fisao_pipeline.models.source import ModelSource, find_model
+from fisao_pipeline.models.source import ModelNotFoundError, ModelSource, download_command, find_model, is_folder
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def load_pretrained(auto_class: Any, source: ModelSource) -> tuple[PreTrainedMod
     find_model(source.path_or_id, source.revision, source.allow_download)
     options = _options(source)
     where = {"revision": source.revision, "local_files_only": not source.allow_download, "trust_remote_code": False}
-    config = _config(source, where)
+    config = read_config(source)
     if auto_class is AutoModelForImageTextToText:
         check_supported(config, source.path_or_id)
     model = auto_class.from_pretrained(
@@ -125,13 +125,32 @@ def _options(source: ModelSource) -> dict[str, dict[str, Any]]:
     return options
 
 
-def _config(source: ModelSource, where: Mapping[str, Any]) -> PreTrainedConfig:
-    named = {key: value for key, value in where.items() if key != "trust_remote_code"}
-    raw, _ = PreTrainedConfig.get_config_dict(source.path_or_id, **named)
+def read_config(source: ModelSource) -> PreTrainedConfig:
+    """A model's configuration, of a kind that transformers has classes of its own for.
+
+    Raises:
+        ModelNotFoundError: If it was to be downloaded and cannot be.
+        ValueError: If the model wants to run code of its own.
+    """
+    where = {"revision": source.revision, "local_files_only": not source.allow_download}
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(source.path_or_id, **where)
+    except OSError as error:
+        if is_folder(source) or not source.allow_download:
+            raise
+        raise ModelNotFoundError(
+            f"'{source.path_or_id}' is not on this machine and cannot be downloaded ({_first_line(error)}). Get it "
+            f"where there is a network: `{download_command(source.path_or_id, source.revision)}`"
+        ) from error
     if raw.get("auto_map") and raw.get("model_type") not in CONFIG_MAPPING:
         raise ValueError(
             f"{source.path_or_id!r} (model type {raw.get('model_type')!r}) brings Python code of its own that would "
             "have to run on this machine (auto_map in config.json): refused, whoever published it. Use a checkpoint "
             "in transformers' own format; converted ones often have names that end in -hf"
         )
-    return AutoConfig.from_pretrained(source.path_or_id, **where)
+    return AutoConfig.from_pretrained(source.path_or_id, trust_remote_code=False, **where)
+
+
+def _first_line(error: Exception) -> str:
+    """What an exception says, without the advice that libraries add below."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
