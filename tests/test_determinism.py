@@ -1,4 +1,4 @@
-"""`runtime.deterministic`: really on while a run lasts, off again however it ends, and refused where it comes too late."""
+"""`runtime.deterministic`: on while a run lasts, off again however it ends, refused where it comes too late."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""`runtime.deterministic`: a run that repeats bit by bit on the same GPU, and a process that is as it was afterwards."""
+"""`runtime.deterministic`: runs that repeat bit by bit on the same GPU, and a process as it was before them."""
 
 from __future__ import annotations
 

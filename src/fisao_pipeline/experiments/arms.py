@@ -55,8 +55,8 @@ def plan_rows(base: StageSettings, arms: Sequence[Arm], seeds: Sequence[Seed]) -
         seeds: Of sampling and training; evaluation keeps its own seed, so all rows answer alike what the base answers.
 
     Raises:
-        ValueError: An arm sets an unknown parameter, one out of range or a seed, or compares responses where a prompt has one;
-            all such faults are listed.
+        ValueError: An arm sets an unknown parameter, one out of range or a seed, or compares responses where a prompt
+            has one; all such faults are listed.
     """
     settings: dict[str, StageSettings] = {}
     faults: list[str] = []

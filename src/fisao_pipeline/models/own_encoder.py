@@ -1,4 +1,4 @@
-"""Whether the verifier sees with the policy's own eyes: both vision towers compared in their files, tensor by tensor."""
+"""Whether the verifier sees with the policy's own eyes: both vision towers compared in their files."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ class TowerComparison:
                 f"({first} for one)"
             )
         return (
-            f"verifier {self.verifier!r} {found}. Another model's eyes judge the policy then, which is not the method's "
-            "self-alignment: rewards may pay what the policy cannot see. Take the dual encoder that the policy's "
-            "tower comes from, or go on knowingly; results say own_encoder"
+            f"verifier {self.verifier!r} {found}. Another model's eyes judge the policy then, which is not the "
+            "method's self-alignment: rewards may pay what the policy cannot see. Take the dual encoder that the "
+            "policy's tower comes from, or go on knowingly; verifier_baseline and model card say so"
         )
 
 
 def own_encoder(policy: ModelSource, verifier: ModelSource) -> bool | None:
-    """Whether the verifier's vision tower is the policy's, which is logged; a warning where it is not or cannot be told."""
+    """Whether the verifier's vision tower is the policy's; logged, as a warning where it is not or cannot be told."""
     compared = compare_towers(policy, verifier)
     logger.log(logging.INFO if compared.own else logging.WARNING, "reward_annotation: %s.", compared)
     return compared.own
