@@ -66,7 +66,7 @@ test-slow: setup-dev scenes ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 test-gpu: setup-dev scenes ## Run the tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu
+	CUBLAS_WORKSPACE_CONFIG=:4096:8 $(BIN)/python -m pytest -m gpu
 
 lint: setup-dev ## Check style, types and the direction of imports
 	$(BIN)/ruff check src tests notebooks

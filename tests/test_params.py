@@ -25,6 +25,7 @@ MODELS = {
     "ablation": params.StudyParams,
     "theorem": params.TheoremParams,
     "plan": params.PlanParams,
+    "runtime": params.RuntimeParams,
 }
 
 

@@ -18,6 +18,7 @@ from mlflow.entities import Param, RunTag
 from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
 
 from fisao_pipeline.datasets.preview import read_provenance
+from fisao_pipeline.determinism import is_deterministic
 from fisao_pipeline.provenance import RunContext, build_record, flatten_parameters, git_state, write_json
 from fisao_pipeline.resume import inexpressible, resume_command, unfinished_nodes
 
@@ -68,6 +69,7 @@ class LineageHooks:
         tags = {"kedro_session_id": self._run.kedro_session_id}
         if self._run.git_commit is not None:
             tags |= {"git_commit": self._run.git_commit, "git_dirty": str(self._run.git_dirty).lower()}
+        tags["deterministic"] = str(is_deterministic(catalog)).lower()
         self._tag(tags)
 
     @hook_impl

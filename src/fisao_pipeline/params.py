@@ -16,6 +16,9 @@ class StageParams(BaseModel):
 
 Split = Literal["calibration", "training", "probe", "held_out"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+# Longer side over shorter one of an image, at most. Qwen's own limit; and a processor that scales the shorter side to a
+# fixed length makes gigabytes of a longer strip.
+MAX_ASPECT_RATIO = 200
 # The widest range that every random generator takes; NumPy's ends here.
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
@@ -242,6 +245,34 @@ class PolicyTrainingParams(StageParams):
     seed: Seed = Field(description="Of the fresh adapter, of shuffling and, by round, of sampling.")
 
 
+def comparison_faults(
+    sampling: ResponseSamplingParams,
+    annotation: RewardAnnotationParams | None = None,
+    training: PolicyTrainingParams | None = None,
+) -> list[str]:
+    """What compares the responses of a prompt and would get one of each; blocks that are None are not looked at."""
+    if sampling.responses_per_prompt > 1:
+        return []
+    has_one = f"response_sampling.responses_per_prompt is {sampling.responses_per_prompt}: make it 2 or more"
+    faults = []
+    if annotation is not None and annotation.calibration == "contrast":
+        faults.append(
+            f"reward_annotation: calibration `contrast` compares the samples of a prompt, and {has_one} and re-run "
+            "from response_sampling on, or set reward_annotation.calibration to `mixture` or `fixed`"
+        )
+    if training is not None and training.trainer != "ppo":
+        faults.append(
+            f"policy_training: trainer `{training.trainer}` compares the responses of a prompt, and {has_one} and "
+            "re-run from response_sampling on, or set policy_training.trainer to `ppo`"
+        )
+    elif training is not None and training.ppo.advantage == "group":
+        faults.append(
+            f"policy_training: ppo.advantage `group` compares a response with the others to its prompt, and {has_one} "
+            "and re-run from response_sampling on, or set policy_training.ppo.advantage to `gae` or `batch`"
+        )
+    return faults
+
+
 class BenchmarkEvaluationParams(StageParams):
     """Base against aligned on held-out images."""
 
@@ -359,6 +390,12 @@ class TheoremParams(StageParams):
     vision_weights: int = Field(ge=2, le=1000, description="Weights from 0 to the highest, evenly spaced.")
     samples: int = Field(ge=2, description="Draws per weight in the simulation.")
     seed: Seed
+
+
+class RuntimeParams(StageParams):
+    """How this process computes, whatever the stage."""
+
+    deterministic: bool = Field(description="Whether only algorithms that repeat bit by bit on a GPU are used.")
 
 
 class Card(StageParams):

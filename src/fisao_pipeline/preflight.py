@@ -13,17 +13,28 @@ from kedro.framework import project
 from kedro.framework.hooks import hook_impl
 from kedro.io import AbstractDataset, DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
+from pydantic import ValidationError
 
 from fisao_pipeline.datasets.image_folder import ImageFolderDataset
 from fisao_pipeline.datasets.json_files import JsonFilesDataset
 from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
 from fisao_pipeline.datasets.model_folder import ModelFolderDataset
 from fisao_pipeline.datasets.saved_dataset import SavedImagesDataset, SavedPromptsDataset
+from fisao_pipeline.determinism import determinism_fault, is_deterministic
+from fisao_pipeline.params import (
+    PolicyTrainingParams,
+    ResponseSamplingParams,
+    RewardAnnotationParams,
+    StageParams,
+    comparison_faults,
+)
 from fisao_pipeline.resume import stage_command
 from fisao_pipeline.suggestions import did_you_mean
 
 logger = logging.getLogger(__name__)
 
+# Blocks of parameters that hooks read and no node.
+HOOKS_BLOCKS = {"runtime"}
 # What a user may have to bring, and what says itself how to get it.
 _Brought = ModelFolderDataset | ImageFolderDataset | JsonFilesDataset | SavedImagesDataset | SavedPromptsDataset
 
@@ -43,9 +54,10 @@ class PreflightHooks:
             NotReadyError: Something is wrong; all of it is listed.
         """
         registered = registered_pipelines()
-        faults = _unknown_blocks(catalog, registered.values())
+        faults = [*_unknown_blocks(catalog, registered.values()), *_runtime_faults(catalog)]
         # Kedro leaves out nodes whose outputs exist, and what only those read need not be there.
         if not run_params.get("only_missing_outputs"):
+            faults += _nothing_to_compare(pipeline, catalog)
             faults += missing_inputs(run_params, pipeline, catalog, registered)
         if faults:
             raise NotReadyError("Nothing was run:\n" + "\n".join(f"- {fault}" for fault in faults))
@@ -79,12 +91,41 @@ def _unknown_blocks(catalog: DataCatalog, pipelines: Iterable[Pipeline]) -> list
     parameters = catalog.get("parameters")
     if parameters is None or "parameters" in inputs or not inputs:
         return []
-    known = sorted({name.removeprefix("params:").split(".")[0] for name in inputs if name.startswith("params:")})
+    blocks = {name.removeprefix("params:").split(".")[0] for name in inputs if name.startswith("params:")}
+    known = sorted(blocks | HOOKS_BLOCKS)
     return [
         f"there is no block of parameters '{name}'{did_you_mean(name, known)} (there are {', '.join(known)})"
         for name in map(str, parameters.load())
         if name not in known and not name.startswith("_")
     ]
+
+
+def _runtime_faults(catalog: DataCatalog) -> list[str]:
+    try:
+        fault = determinism_fault() if is_deterministic(catalog) else None
+    except ValidationError as error:
+        return [f"runtime.{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+    return [fault] if fault is not None else []
+
+
+def _nothing_to_compare(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
+    """Faults across the stages' blocks, of those that this run reads; a study looks at each of its arms itself."""
+    stages: dict[str, type[StageParams]] = {
+        "response_sampling": ResponseSamplingParams,
+        "reward_annotation": RewardAnnotationParams,
+        "policy_training": PolicyTrainingParams,
+    }
+    read = {name for node in pipeline.nodes if node.tags & stages.keys() for name in node.inputs}
+    blocks: dict[str, Any] = {
+        name: model.model_validate(catalog.load(f"params:{name}"))
+        for name, model in stages.items()
+        if f"params:{name}" in read
+    }
+    if "response_sampling" not in blocks:
+        return []
+    return comparison_faults(
+        blocks["response_sampling"], blocks.get("reward_annotation"), blocks.get("policy_training")
+    )
 
 
 def missing_inputs(

@@ -6,6 +6,7 @@ import warnings
 # A library's remark on another, which a user of this project can do nothing about.
 warnings.filterwarnings("ignore", message="register_new_resolver", category=UserWarning)
 
+from fisao_pipeline.determinism import DeterminismHooks  # noqa: E402
 from fisao_pipeline.hooks import LineageHooks  # noqa: E402
 from fisao_pipeline.plan_hooks import PlanHooks  # noqa: E402
 from fisao_pipeline.preflight import PreflightHooks  # noqa: E402
@@ -16,7 +17,7 @@ SESSION_CLASS = InterruptibleSession
 
 # TrackingHooks is kedro-mlflow's hook with a few things mended, so the one it registers itself must not run as well.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow", "kedro-mlflow")  # as its releases have spelled themselves
-HOOKS = (TrackingHooks(), LineageHooks(), PreflightHooks(), PlanHooks())
+HOOKS = (TrackingHooks(), LineageHooks(), PreflightHooks(), PlanHooks(), DeterminismHooks())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -6,6 +6,7 @@ from PIL import Image
 
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.ingestion.images import IMAGE_COLUMNS, check_images
+from fisao_pipeline.params import MAX_ASPECT_RATIO
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
 
@@ -22,6 +23,7 @@ def write_bad_files(root):
     NOISE.save(root / "film.gif", save_all=True, append_images=[Image.new("RGB", (60, 40))])
     Image.new("1", (3000, 3000)).save(root / "bomb.png")
     Image.new("RGB", (200, 4)).save(root / "sliver.png")
+    Image.new("RGB", (20, 20 * MAX_ASPECT_RATIO + 1)).save(root / "tape.png")
     (root / "out.png").symlink_to(root.parent)
     return {
         "truncated.jpg": "truncated or corrupt",
@@ -31,6 +33,7 @@ def write_bad_files(root):
         "film.gif": "more than one frame",
         "bomb.png": "too many pixels",
         "sliver.png": "too small",
+        "tape.png": "too narrow",
         "out.png": "leaves the image folder",
     }
 
@@ -109,3 +112,21 @@ def test_the_answer_does_not_depend_on_the_number_of_threads(tmp_path, make_para
         Image.new("RGB", (20 + number, 20), (number, 0, 0)).save(tmp_path / f"{number}.png")
     one, many = (check_images(ImageFolder(tmp_path), make_params(workers=workers))[0] for workers in (1, 16))
     assert one.equals(many)
+
+
+def test_what_ingestion_takes_the_policy_takes(tmp_path, make_params):
+    """One limit for both: no image that was accepted stops sampling for its shape."""
+    from fisao_pipeline.models.prompts import check_aspect_ratio
+
+    root = tmp_path / "photos"
+    root.mkdir()
+    for name, size in (("long.png", (20 * MAX_ASPECT_RATIO, 20)), ("longer.png", (20 * MAX_ASPECT_RATIO + 1, 20))):
+        Image.new("RGB", size).save(root / name)
+    usable, refused = check_images(ImageFolder(root), make_params(max_rejected_share=0.9))
+    assert list(usable["file_name"]) == ["long.png"]
+    check_aspect_ratio((usable["width"][0], usable["height"][0]), "it")
+    assert refused["reason"].tolist() == [
+        "too narrow: 4001 x 20, the longer side may be 200 times the shorter one at most"
+    ]
+    with pytest.raises(ValueError, match="it is 4001 x 20 pixels"):
+        check_aspect_ratio((4001, 20), "it")

@@ -9,7 +9,9 @@ from tests.pocket_models import PocketWorld
 from fisao_pipeline.models import verifier as verifier_module
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.models.verifier import Blip2Verifier, DualEncoderVerifier, load_verifier
+from fisao_pipeline.pocket.scenes import CATEGORIES
 
+SHIPPED = Path(__file__).parents[2] / "data" / "06_models"
 TEXTS = ["a photo of a dog", "cat", "a photo of a traffic light"]
 
 
@@ -101,6 +103,57 @@ def test_a_model_without_a_text_tower_is_refused_by_name(world):
     source = ModelSource(str(world.models / "pocket_vlm"), dtype="float32", device="cpu")
     with pytest.raises(ValueError, match=r"pocket_vlm.*LlavaModel.*no text tower.*CLIP or SigLIP"):
         load_verifier(source)
+
+
+# --- bfloat16 ------------------------------------------------------------------------------------------------------
+
+
+def shipped(dtype: str) -> DualEncoderVerifier:
+    return load_verifier(ModelSource(str(SHIPPED / "pocket_verifier"), dtype=dtype, device="cpu"))
+
+
+@torch.no_grad()
+def test_bfloat16_embeddings_are_normalised_in_float32(world):
+    """The towers compute in bfloat16, the cosine of what they give does not."""
+    verifier = shipped("bfloat16")
+    images = world.prompts["image_id"].tolist()[:12]
+    texts = ["a photo of a dog", "a photo of a car"] * 6
+    found = verifier.score(images, texts, world.open_image)
+    assert found.dtype == torch.float32
+    pixels = verifier.processor(images=[world.open_image(i) for i in images], return_tensors="pt")["pixel_values"]
+    seen = verifier.model.get_image_features(pixel_values=pixels.bfloat16()).pooler_output
+    two = verifier.processor.tokenizer(texts[:2], padding=True, return_tensors="pt")
+    said = verifier.model.get_text_features(**two).pooler_output
+    assert seen.dtype == said.dtype == torch.bfloat16
+    v, w = seen.float(), said.float().repeat(6, 1)
+    wanted = torch.nn.functional.normalize(v, dim=-1).mul(torch.nn.functional.normalize(w, dim=-1)).sum(-1)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+    coarse = torch.nn.functional.cosine_similarity(seen, said.repeat(6, 1)).float()
+    assert (coarse - wanted).abs().max() > 1e-4, "or the test could not tell where it is normalised"
+
+
+def test_the_shipped_verifier_tells_as_much_in_bfloat16(world):
+    """Which objects are in the picture, for all pictures and categories: AUROC and order."""
+    from fisao_pipeline.method.calibration import auroc
+
+    there = dict(zip(world.manifest["image_id"], world.manifest["objects"], strict=True))
+    pairs = [(image, name) for image in there for name in CATEGORIES]
+    present = torch.tensor([name in there[image] for image, name in pairs])
+    images, texts = [image for image, _ in pairs], [f"a photo of a {name}" for _, name in pairs]
+    fine, coarse = (shipped(dtype).score(images, texts, world.open_image) for dtype in ("float32", "bfloat16"))
+    of_fine, of_coarse = (auroc(scores[present], scores[~present]) for scores in (fine, coarse))
+    assert of_fine > 0.9
+    assert abs(of_fine - of_coarse) < 0.005
+    ranks = torch.stack([scores.argsort().argsort().double() for scores in (fine, coarse)])
+    assert torch.corrcoef(ranks)[0, 1] > 0.999
+    assert not torch.equal(fine, coarse)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_it_runs_in_is_logged(caplog, dtype):
+    with caplog.at_level("INFO", logger="fisao_pipeline"):
+        shipped(dtype)
+    assert f"pocket_verifier: CLIPModel in {dtype} on cpu, attention sdpa." in caplog.text
 
 
 # --- SigLIP --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from tests.smoke_project import PROJECT, Smoke
 
 from fisao_pipeline.method.calibration import CalibrationError
 from fisao_pipeline.pocket.scenes import CATEGORIES
+from fisao_pipeline.preflight import NotReadyError
 
 # The models are the shipped ones, which name what they see and are told apart; few scenes give few mentions.
 ANNOTATED = {"calibration": "annotated", "min_mentions": 4}
@@ -160,20 +161,23 @@ def test_words_twice_and_empty_lines(project, tmp_path):
 
 
 def test_one_response_a_prompt(project):
-    """It is fine for `gae`, and nothing to compare for whatever compares."""
+    """It is fine for `gae`, and nothing to compare for whatever compares: told before the first stage of a run."""
     sampling = {"response_sampling": ONE_RESPONSE}
+    contrast = {"calibration": "contrast"}
+    too_few = r".*response_sampling\.responses_per_prompt is 1: make it 2 or more"
+    for settings, what in (
+        ({"reward_annotation": contrast}, "reward_annotation: calibration `contrast`"),
+        ({"policy_training": {"ppo": {"advantage": "group"}}}, r"policy_training: ppo\.advantage `group`"),
+        ({"policy_training": {"trainer": "dpo"}}, "policy_training: trainer `dpo`"),
+        ({"policy_training": {"trainer": "rejection_sampling"}}, "policy_training: trainer `rejection_sampling`"),
+    ):
+        refused(project, f"Nothing was run:\n- {what}{too_few}", "train", NotReadyError, **settings, **sampling)
+        arms = {"seed_study": {"seeds": [0], "arms": [{"name": "arm", "set": {}}]}}
+        refused(project, f"- arm 'arm': {what}{too_few}", "seed_study", ValueError, **settings, **sampling, **arms)
     run(project, "response_sampling", **sampling)
     message = r"^reward_annotation: calibration `contrast` .*response_sampling\.responses_per_prompt to 2 or more"
-    contrast = {"calibration": "contrast"}
     refused(project, message, "reward_annotation", CalibrationError, reward_annotation=contrast, **sampling)
     run(project, "reward_annotation", **sampling)
-    for settings, what in (
-        ({"ppo": {"advantage": "group"}}, r"ppo\.advantage `group`"),
-        ({"trainer": "dpo"}, "trainer `dpo`"),
-        ({"trainer": "rejection_sampling"}, "trainer `rejection_sampling`"),
-    ):
-        message = rf"^policy_training: {what} .*response_sampling\.responses_per_prompt is 1: make it 2 or more"
-        refused(project, message, "policy_training", policy_training=settings, **sampling)
     run(project, "policy_training", **sampling)
     for stage in ("response_sampling", "reward_annotation"):
         run(project, stage)

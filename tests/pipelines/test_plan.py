@@ -61,3 +61,11 @@ def test_a_gpu_that_is_too_small_is_told_with_what_to_change(smoke, monkeypatch)
     (fault,) = [line for line in str(refusal.value).splitlines() if line.startswith("- Small")]
     assert "too small" in fault
     assert json.dumps(smoke.record("plan")["cards"][0]["fault"])[1:-1] in json.dumps(fault)
+
+
+def test_the_plan_says_whose_eyes_the_verifier_has_and_what_cannot_be_compared(smoke, capsys):
+    changes = {"responses_per_prompt": 1}, {"trainer": "dpo"}
+    with pytest.raises(ValueError, match=r"policy_training: trainer `dpo`.*responses_per_prompt is 1"):
+        smoke.run("plan", response_sampling=changes[0], policy_training=changes[1])
+    assert smoke.record("plan")["own_encoder"] is True
+    assert "sees with the own encoder of policy" in capsys.readouterr().out

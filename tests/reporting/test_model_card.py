@@ -33,6 +33,11 @@ def test_it_names_base_revision_and_settings():
     assert "Not measured." in text
 
 
+def test_it_says_whose_eyes_judged():
+    for own, words in ((True, "the base model's own"), (False, "another model's"), (None, "not known to be the base")):
+        assert f"- vision encoder that the rewards came from: {words}" in card(own_encoder=own)
+
+
 def test_a_folder_is_told_by_its_name_alone():
     text = card(base_model="/home/somebody/secret/my_llava", revision=None, identity="sha256:12")
     assert "somebody" not in text and "secret" not in text

@@ -15,6 +15,7 @@ from fisao_pipeline.params import (
     ResponseSamplingParams,
     RewardAnnotationParams,
     Seed,
+    comparison_faults,
 )
 from fisao_pipeline.provenance import flatten_parameters
 from fisao_pipeline.suggestions import did_you_mean
@@ -54,7 +55,8 @@ def plan_rows(base: StageSettings, arms: Sequence[Arm], seeds: Sequence[Seed]) -
         seeds: Of sampling and training; evaluation keeps its own seed, so all rows answer alike what the base answers.
 
     Raises:
-        ValueError: An arm sets an unknown parameter, one out of range or a seed; all such faults are listed.
+        ValueError: An arm sets an unknown parameter, one out of range or a seed, or compares responses where a prompt
+            has one; all such faults are listed.
     """
     settings: dict[str, StageSettings] = {}
     faults: list[str] = []
@@ -83,9 +85,12 @@ def _with_changes(base: StageSettings, changes: dict[str, Any]) -> StageSettings
             blocks[name] = model.model_validate(values[name])
         except ValidationError as error:
             faults += _said(name, error)
+    if not faults:
+        settings = StageSettings(**blocks)
+        faults = comparison_faults(settings.response_sampling, settings.reward_annotation, settings.policy_training)
     if faults:
         raise ValueError("\n".join(faults))
-    return StageSettings(**blocks)
+    return settings
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> str | None:

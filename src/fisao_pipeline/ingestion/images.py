@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fisao_pipeline.ingestion.rejections import Rejection, rejections_table, summarise
-from fisao_pipeline.params import ImageIngestionParams
+from fisao_pipeline.params import MAX_ASPECT_RATIO, ImageIngestionParams
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +149,11 @@ def _refusal(name: str, check: Check, params: ImageIngestionParams) -> str | Non
         return "file name is not UTF-8: rename the file"
     if min(check.width, check.height) < params.min_side_pixels:
         return f"too small: {check.width} x {check.height}, the shorter side must be {params.min_side_pixels} or more"
+    if max(check.width, check.height) > MAX_ASPECT_RATIO * min(check.width, check.height):
+        return (
+            f"too narrow: {check.width} x {check.height}, the longer side may be {MAX_ASPECT_RATIO} times the shorter "
+            "one at most"
+        )
     return None
 
 

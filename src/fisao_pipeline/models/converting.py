@@ -32,7 +32,7 @@ def convert_to_safetensors(source: ModelSource, output: Path) -> int:
     if folder is None or not pickled_weights(folder):
         raise ValueError(f"{source.path_or_id!r} has no pickled weights (pytorch_model.bin): nothing to convert")
     where = {"revision": source.revision, "local_files_only": True, "trust_remote_code": False}
-    config = read_config(source, where)
+    config = read_config(replace(source, allow_download=False))
     name = (config.architectures or ["none"])[0]
     model_class = getattr(transformers, name, None)
     if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from transformers import (
 from fisao_pipeline.models.backbones.choice import check_supported
 from fisao_pipeline.models.processors import load_processor
 from fisao_pipeline.models.quantization import four_bit_options, is_four_bit, keep_trainable_on_cpu
-from fisao_pipeline.models.source import ModelSource, find_model
+from fisao_pipeline.models.source import ModelNotFoundError, ModelSource, download_command, find_model, is_folder
+
+logger = logging.getLogger(__name__)
 
 # Not for loading: `training.run` reads it.
 TRAINING_OPTION = "gradient_checkpointing"
@@ -53,7 +56,7 @@ def load_pretrained(auto_class: Any, source: ModelSource) -> tuple[PreTrainedMod
     find_model(source.path_or_id, source.revision, source.allow_download)
     options = _options(source)
     where = {"revision": source.revision, "local_files_only": not source.allow_download, "trust_remote_code": False}
-    config = read_config(source, where)
+    config = read_config(source)
     if auto_class is AutoModelForImageTextToText:
         check_supported(config, source.path_or_id)
     device = resolve_device(source.device)
@@ -70,7 +73,29 @@ def load_pretrained(auto_class: Any, source: ModelSource) -> tuple[PreTrainedMod
     processor = load_processor(config, source.path_or_id, **options["processor"], **where)
     check_dtype(model, source)
     keep_trainable_on_cpu(model)
-    return model.to(device).requires_grad_(False), processor
+    model = model.to(device).requires_grad_(False)
+    logger.info("Loaded %s: %s.", source.path_or_id, how_it_runs(model))
+    return model, processor
+
+
+def how_it_runs(model: PreTrainedModel) -> str:
+    """What a loaded model computes with: type of its weights, device, implementation of attention."""
+    total = sum(p.numel() for p in model.parameters())
+    types = ", ".join(
+        str(dtype).removeprefix("torch.") + ("" if count == total else f" ({count / total:.1%})")
+        for dtype, count in _dtypes(model).most_common()
+    )
+    configs = (getattr(module, "config", None) for module in model.modules())
+    attention = sorted({name for c in configs if (name := getattr(c, "_attn_implementation", None)) is not None})
+    return f"{type(model).__name__} in {types} on {model.device}, attention {' and '.join(attention) or 'of its own'}"
+
+
+def _dtypes(model: PreTrainedModel, without: Collection[int] = ()) -> Counter[torch.dtype]:
+    counts: Counter[torch.dtype] = Counter()
+    for parameter in model.parameters():
+        if id(parameter) not in without:
+            counts[parameter.dtype] += parameter.numel()
+    return counts
 
 
 def check_dtype(model: PreTrainedModel, source: ModelSource) -> None:
@@ -88,10 +113,7 @@ def check_dtype(model: PreTrainedModel, source: ModelSource) -> None:
         asked = f"quantization {source.quantization!r}" if source.quantization is not None else "16 bits or more"
         found = f"{len(packed)} of its layers are 4-bit" if packed else "no layer became 4-bit"
         raise ValueError(f"{source.path_or_id!r} was asked for in {asked}, and {found}")
-    counts: Counter[torch.dtype] = Counter()
-    for parameter in model.parameters():
-        if id(parameter) not in packed:
-            counts[parameter.dtype] += parameter.numel()
+    counts = _dtypes(model, without=packed)
     if source.dtype == "auto" or not counts:
         return
     ran, count = counts.most_common(1)[0]
@@ -123,18 +145,32 @@ def _options(source: ModelSource) -> dict[str, dict[str, Any]]:
     return options
 
 
-def read_config(source: ModelSource, where: Mapping[str, Any]) -> PreTrainedConfig:
-    """A model's configuration.
+def read_config(source: ModelSource) -> PreTrainedConfig:
+    """A model's configuration, of a kind that transformers has classes of its own for.
 
     Raises:
-        ValueError: If it asks for code of its own.
+        ModelNotFoundError: If it was to be downloaded and cannot be.
+        ValueError: If the model wants to run code of its own.
     """
-    named = {key: value for key, value in where.items() if key != "trust_remote_code"}
-    raw, _ = PreTrainedConfig.get_config_dict(source.path_or_id, **named)
+    where = {"revision": source.revision, "local_files_only": not source.allow_download}
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(source.path_or_id, **where)
+    except OSError as error:
+        if is_folder(source) or not source.allow_download:
+            raise
+        raise ModelNotFoundError(
+            f"'{source.path_or_id}' is not on this machine and cannot be downloaded ({_first_line(error)}). Get it "
+            f"where there is a network: `{download_command(source.path_or_id, source.revision)}`"
+        ) from error
     if raw.get("auto_map") and raw.get("model_type") not in CONFIG_MAPPING:
         raise ValueError(
             f"{source.path_or_id!r} (model type {raw.get('model_type')!r}) brings Python code of its own that would "
             "have to run on this machine (auto_map in config.json): refused, whoever published it. Use a checkpoint "
             "in transformers' own format; converted ones often have names that end in -hf"
         )
-    return AutoConfig.from_pretrained(source.path_or_id, **where)
+    return AutoConfig.from_pretrained(source.path_or_id, trust_remote_code=False, **where)
+
+
+def _first_line(error: Exception) -> str:
+    """What an exception says, without the advice that libraries add below."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,12 +16,12 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from fisao_pipeline.models.backbones.choice import backbone_kind
+from fisao_pipeline.models.feeding import open_named, prefetched, reading_threads
+from fisao_pipeline.params import MAX_ASPECT_RATIO
 
 ImageOpener = Callable[[str], Image.Image]
 # Prompts tokenised at once while they are counted.
 _COUNTED_AT_ONCE = 1024
-# Qwen's own limit. A processor that scales the shorter side to a fixed length makes gigabytes of a longer strip.
-MAX_ASPECT_RATIO = 200
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class PromptEncoder:
         self.processor = processor
         self.kind = backbone_kind(model, processor)
         self.features = FeatureCache(cache_bytes)
+        self.threads = reading_threads(model.device)
         self._ids: dict[tuple[str, str], Tensor] = {}
         self._positions: dict[tuple[str, str], Tensor | None] = {}
         self._image_tokens: dict[tuple[int, int], int] = {}
@@ -194,21 +197,28 @@ class PromptEncoder:
     def _encode(
         self, pairs: list[tuple[str, str]], open_image: ImageOpener, known: dict[Hashable, Tensor]
     ) -> dict[Hashable, Tensor]:
-        images = {image_id: open_image(image_id) for image_id in dict.fromkeys(image_id for image_id, _ in pairs)}
+        ids = list(dict.fromkeys(image_id for image_id, _ in pairs))
+        images = dict(zip(ids, prefetched(partial(open_named, open_image), ids, self.threads), strict=True))
         for image_id, image in images.items():
             check_aspect_ratio(image.size, f"image {image_id!r}")
+
+        def read(part: list[tuple[str, str]]) -> Mapping[str, Tensor]:
+            return self.kind.read([prompt for _, prompt in part], [images[image_id] for image_id, _ in part])
+
         fresh: dict[Hashable, Tensor] = {}
-        for part in [pairs] if self.kind.batches_images else [[pair] for pair in pairs]:
-            fresh |= self._encode_part(part, images, known | fresh)
+        parts = [pairs] if self.kind.batches_images else [[pair] for pair in pairs]
+        # One thread: tokenizers are changed by each call, and must not be called by two at once.
+        with closing(prefetched(read, parts, min(self.threads, 1))) as made:
+            for part, encoded in zip(parts, made, strict=True):
+                fresh |= self._encode_part(part, encoded, known | fresh)
         for key, row in fresh.items():
             self.features.put(key, row)
         return fresh
 
     def _encode_part(
-        self, pairs: list[tuple[str, str]], images: dict[str, Image.Image], done: dict[Hashable, Tensor]
+        self, pairs: list[tuple[str, str]], encoded: Mapping[str, Tensor], done: dict[Hashable, Tensor]
     ) -> dict[Hashable, Tensor]:
-        """Keep the tokens of pairs; the features of those of their images that are not done."""
-        encoded = self.kind.read([prompt for _, prompt in pairs], [images[image_id] for image_id, _ in pairs])
+        """Keep the tokens of pairs, which the processor has read; the features of their images that are not done."""
         for pair, ids, counts in zip(pairs, encoded["input_ids"], encoded["attention_mask"].bool(), strict=True):
             self._ids[pair] = self._checked(ids[counts], pair[1])
             self._positions[pair] = self.kind.positions(self._ids[pair], encoded)
@@ -241,7 +251,7 @@ def check_aspect_ratio(size: tuple[int, int], name: str) -> None:
     """Refuse an image that is too narrow a strip.
 
     Raises:
-        ValueError: If its longer side is more than 200 times its shorter one.
+        ValueError: If its longer side is more than ``MAX_ASPECT_RATIO`` times its shorter one.
     """
     if max(size) > MAX_ASPECT_RATIO * min(size):
         raise ValueError(

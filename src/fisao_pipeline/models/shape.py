@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForImageTextToText,
     Blip2ForImageTextRetrieval,
@@ -18,6 +17,7 @@ from transformers import (
 )
 
 from fisao_pipeline.models.backbones.choice import check_supported, kind_of
+from fisao_pipeline.models.loading import read_config
 from fisao_pipeline.models.lora import attach_lora, language_tower_name
 from fisao_pipeline.models.quantization import quantizable_parameters
 from fisao_pipeline.models.source import CONFIG_FILE, ModelSource, find_model, is_folder, looks_local
@@ -101,12 +101,12 @@ def load_config(source: ModelSource) -> PreTrainedConfig:
 
     Raises:
         ModelNotFoundError: If it is not on this machine; the message says how to get it.
+        ValueError: If the model wants to run code of its own.
     """
     # Weights may be missing: a hub model's cached configuration is enough.
     if is_folder(source) or looks_local(source.path_or_id) or _cached_config(source) is None:
         find_model(source.path_or_id, source.revision, source.allow_download)
-    where = {"revision": source.revision, "local_files_only": not source.allow_download, "trust_remote_code": False}
-    return AutoConfig.from_pretrained(source.path_or_id, **where)
+    return read_config(source)
 
 
 def policy_shape(source: ModelSource, lora: LoraParams) -> PolicyShape:

@@ -86,7 +86,7 @@ def find_model(path_or_id: str, revision: str | None = None, allow_download: boo
         there = f" at that revision; the cache holds {', '.join(others)}" if others else ""
         raise ModelNotFoundError(
             f"'{path_or_id}'{at} is neither a folder nor in the local Hugging Face cache{there}. "
-            f"Get it with `hf download {path_or_id}{f' --revision {revision}' if revision else ''}`, "
+            f"Get it with `{download_command(path_or_id, revision)}`, "
             f"or with `--local-dir data/06_models/{path_or_id.rsplit('/', 1)[-1]}` and give that path, "
             "or set `allow_download: true` on the catalog entry."
         )
@@ -122,8 +122,16 @@ def cached_commit(hub_id: str, revision: str | None = None) -> str | None:
     return there[0] if revision is None and len(there) == 1 else None
 
 
+def download_command(path_or_id: str, revision: str | None) -> str:
+    """What gets a model of the hub into the cache."""
+    return f"hf download {path_or_id}{f' --revision {revision}' if revision else ''}"
+
+
 def missing_model_files(folder: Path) -> list[str]:
-    """What a model's folder lacks beside its configuration: weights (each shard of its index), tokenizer, processor."""
+    """What a model's folder lacks beside its configuration: weights (each shard of its index), tokenizer, processor.
+
+    A file of weights that is shorter than its header says, as a download that was cut off leaves it, is missing too.
+    """
     index = folder / f"{WEIGHTS_FILE}.index.json"
     shards = [WEIGHTS_FILE]
     if index.is_file():
@@ -132,6 +140,7 @@ def missing_model_files(folder: Path) -> list[str]:
         except (ValueError, KeyError, AttributeError, TypeError):
             return [f"a readable {index.name}"]
     missing = [name for name in shards if not (folder / name).is_file()]
+    missing += [fault for name in shards if (folder / name).is_file() and (fault := _cut_off(folder / name))]
     for either in (("tokenizer.json", "tokenizer_config.json"), ("preprocessor_config.json", "processor_config.json")):
         if not any((folder / name).is_file() for name in either):
             missing.append(" or ".join(either))
@@ -141,6 +150,21 @@ def missing_model_files(folder: Path) -> list[str]:
 def pickled_weights(folder: Path) -> list[str]:
     """Weights in a model's folder that are pickles, which are never read in a run."""
     return sorted(file.name for file in folder.glob("pytorch_model*.bin"))
+
+
+def _cut_off(file: Path) -> str | None:
+    """What a safetensors file lacks, from its header alone; None for a whole one."""
+    there = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length)) if length <= there else {}
+        needed = 8 + length + max((t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"), default=0)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return f"a readable {file.name}"
+    if there < 8:
+        return f"a readable {file.name}"
+    return f"the end of {file.name} ({there:,} of {needed:,} bytes are there)" if there < needed else None
 
 
 def fingerprint(folder: Path) -> str:

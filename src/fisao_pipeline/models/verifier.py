@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import closing
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 from transformers import (
     MODEL_MAPPING,
-    AutoConfig,
     AutoModel,
     Blip2ForImageTextRetrieval,
     PreTrainedModel,
@@ -20,8 +20,9 @@ from transformers import (
 )
 
 from fisao_pipeline.method.verifier_scores import cosine_scores, max_cosine_scores
+from fisao_pipeline.models.feeding import open_named, prefetched, reading_threads, to_device
 from fisao_pipeline.models.halving import HalvingSize
-from fisao_pipeline.models.loading import load_pretrained
+from fisao_pipeline.models.loading import load_pretrained, read_config
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.source import ModelSource, find_model
 
@@ -32,6 +33,8 @@ SUPPORTED = (
 # They were trained on lower-cased texts padded to the full context, and their text tower reads the padding.
 _SIGLIP = {"siglip", "siglip2"}
 _PAIRS_AT_ONCE = 4096
+# What a thread reads at a time: whole pictures are in memory only while they are made small.
+_IMAGES_A_THREAD = 8
 
 
 class Verifier(Protocol):
@@ -52,11 +55,11 @@ def load_verifier(source: ModelSource) -> DualEncoderVerifier | Blip2Verifier:
 
     Raises:
         ModelNotFoundError: If the source is not on this machine and may not be downloaded.
-        ValueError: If the model cannot score a text against an image; the message says what can.
+        ValueError: If the model cannot score a text against an image, or wants to run code of its own; the message says
+            what can be used.
     """
     find_model(source.path_or_id, source.revision, source.allow_download)
-    where = {"revision": source.revision, "local_files_only": not source.allow_download, "trust_remote_code": False}
-    config = AutoConfig.from_pretrained(source.path_or_id, **where)
+    config = read_config(source)
     if config.model_type == "blip-2":
         # Loaded as one, a captioning BLIP-2 would get random projections.
         if Blip2ForImageTextRetrieval.__name__ not in (config.architectures or []):
@@ -90,6 +93,7 @@ class _EmbeddingVerifier(ABC):
         self.processor = processor
         effect = "Scores are the same but for rounding."
         self.batch = HalvingSize(batch_size, "the verifier's batch", effect, "Load verifier in bfloat16.")
+        self.threads = reading_threads(model.device)
         self._images: dict[str, Tensor] = {}
         self._texts: dict[str, Tensor] = {}
         self.truncated_texts = 0
@@ -122,12 +126,22 @@ class _EmbeddingVerifier(ABC):
         """Embed the images that were not embedded before."""
         wanted = list(image_ids)
 
+        def read(ids: list[str]) -> dict[str, Tensor]:
+            images = [open_named(open_image, image_id) for image_id in ids]
+            return dict(self.processor(images=images, return_tensors="pt"))
+
         def embed(size: int) -> None:
-            for ids in self._batches(wanted, self._images, size):
-                images: list[Image.Image] = [open_image(i) for i in ids]
-                inputs = dict(self.processor(images=images, return_tensors="pt").to(self.model.device))
-                inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
-                self._images.update(zip(ids, self._image_embeddings(inputs).float().cpu(), strict=True))
+            # Without threads a batch is read at once, which takes less time on one core.
+            part = min(size, _IMAGES_A_THREAD) if self.threads else size
+            batches = list(self._batches(wanted, self._images, size))
+            parts = [ids[start : start + part] for ids in batches for start in range(0, len(ids), part)]
+            with closing(prefetched(read, parts, self.threads)) as made:
+                for ids in batches:
+                    few = list(islice(made, -(-len(ids) // part)))
+                    inputs = {name: torch.cat([one[name] for one in few]) for name in few[0]} if few[1:] else few[0]
+                    inputs = {name: to_device(values, self.model.device) for name, values in inputs.items()}
+                    inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+                    self._images.update(zip(ids, self._image_embeddings(inputs).float().cpu(), strict=True))
 
         self.batch.run(embed)
 

@@ -26,6 +26,7 @@ def model_card(
     settings: Mapping[str, Any],
     probe: Mapping[str, tuple[float, float]],
     comparison: str | None = None,
+    own_encoder: bool | None = None,
 ) -> str:
     """Write the card.
 
@@ -36,6 +37,7 @@ def model_card(
         settings: Dotted parameters with plain values.
         probe: Numbers before and after training on the probe's prompts, greedy; empty without a probe.
         comparison: Markdown of base against aligned on held-out images, where it was evaluated.
+        own_encoder: Whether the rewards came from the base model's own vision encoder; None where that is not known.
 
     Returns:
         Markdown with a YAML head. Texts of the user are escaped: they cannot become markup, HTML or YAML.
@@ -44,6 +46,7 @@ def model_card(
     name = re.split(r"[/\\]", base_model.rstrip("/\\"))[-1] if local else base_model
     # A folder's name would be taken for an id on the hub.
     head = [] if local else [f"base_model: {json.dumps(name)}"]
+    eyes = {True: "the base model's own", False: "another model's", None: "not known to be the base model's own"}
     lines = [
         "---",
         *head,
@@ -60,6 +63,7 @@ def model_card(
         "",
         f"- base model: {_plain(name)}" + (f", revision {_plain(revision)}" if revision else ""),
         *([f"- its weights: {_plain(identity)}"] if identity else []),
+        f"- vision encoder that the rewards came from: {eyes[own_encoder]}",
         "",
         "## Before and after",
         "",

@@ -83,6 +83,7 @@ class VerifierBaseline:
         settings: The ``reward_annotation`` parameters that scores, baseline and rewards were made with.
         verifier: `models.source.identity` of the verifier that scored; None if it was not said.
         vocabulary_digest: Of the vocabulary's content where it is a file; None for a built-in one.
+        own_encoder: Whether the verifier's vision tower is the policy's; None where that cannot be told.
     """
 
     mentions: Baseline
@@ -98,6 +99,7 @@ class VerifierBaseline:
     settings: dict[str, Any]
     verifier: str | None = None
     vocabulary_digest: str | None = None
+    own_encoder: bool | None = None
 
     @property
     def params(self) -> RewardAnnotationParams:
@@ -181,10 +183,12 @@ def annotate(
     params: RewardAnnotationParams,
     open_image: ImageOpener,
     verifier_identity: str | None = None,
+    own_encoder: bool | None = None,
 ) -> Annotation:
     """The whole stage: find, score and label mentions, calibrate on the calibration split, reward every response.
 
-    ``verifier_identity`` (see ``models.source``) is kept in the baseline.
+    ``verifier_identity`` (see ``models.source``) and ``own_encoder`` (see ``models.own_encoder``) are kept in the
+    baseline.
 
     Raises:
         CalibrationError: If no baseline can be had.
@@ -200,7 +204,8 @@ def annotate(
             "reward_annotation.paid_by to `verifier`"
         )
     baseline = calibrate(responses, mentions, verifier, params, open_image)
-    baseline = replace(baseline, verifier=verifier_identity, vocabulary_digest=file_digest(params.vocabulary))
+    digest = file_digest(params.vocabulary)
+    baseline = replace(baseline, verifier=verifier_identity, vocabulary_digest=digest, own_encoder=own_encoder)
     rewards = reward_table(responses, mentions, baseline, verifier, params, open_image)
     return Annotation(mentions, baseline, rewards, response_score_table(responses, mentions, verifier, open_image))
 

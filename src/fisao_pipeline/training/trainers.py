@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
-from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams
+from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, comparison_faults
 from fisao_pipeline.training.annotation import GroundTruth
 from fisao_pipeline.training.dpo import DPOLearner
 from fisao_pipeline.training.learning import Learner
@@ -49,28 +49,12 @@ def check_trainer(
         ValueError: A trainer or baseline that compares responses gets one per prompt, or a trainer is to rank by
             annotations without any.
     """
-    if params.trainer == "ppo":
-        _check_group(params, sampling)
-        return
-    if sampling.responses_per_prompt < 2:
-        raise ValueError(
-            f"policy_training: trainer `{params.trainer}` compares the responses of a prompt, and "
-            f"response_sampling.responses_per_prompt is {sampling.responses_per_prompt}: make it 2 or more and re-run "
-            "from response_sampling on, or set policy_training.trainer to `ppo`"
-        )
+    for fault in comparison_faults(sampling, training=params):
+        raise ValueError(fault)
     by_labels = params.trainer == "dpo" and params.dpo.ranked_by == "annotations"
     if by_labels and not set(training_images) & set(truth.objects):
         raise ValueError(
             "policy_training: dpo.ranked_by `annotations` needs annotated training images, and none of the "
             f"{len(set(training_images))} is annotated: add their annotations and re-run from image_ingestion on, or "
             "set policy_training.dpo.ranked_by to `rewards`"
-        )
-
-
-def _check_group(params: PolicyTrainingParams, sampling: ResponseSamplingParams) -> None:
-    if params.ppo.advantage == "group" and sampling.responses_per_prompt < 2:
-        raise ValueError(
-            "policy_training: ppo.advantage `group` compares a response with the others to its prompt, and "
-            f"response_sampling.responses_per_prompt is {sampling.responses_per_prompt}: make it 2 or more and re-run "
-            "from response_sampling on, or set policy_training.ppo.advantage to `gae` or `batch`"
         )

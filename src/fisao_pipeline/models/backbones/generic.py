@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from fisao_pipeline.models.feeding import to_device
+
 if TYPE_CHECKING:
     from fisao_pipeline.models.prompts import PromptBatch
 
@@ -146,7 +148,7 @@ class BackboneKind:
         return [torch.cat([part.flatten(0, -2) for part in pooled])]
 
     def _see(self, encoded: Mapping[str, Tensor]) -> Any:
-        given = {name: encoded[name].to(self.model.device) for name in _VISION_INPUTS if name in encoded}
+        given = {name: to_device(encoded[name], self.model.device) for name in _VISION_INPUTS if name in encoded}
         given["pixel_values"] = given["pixel_values"].to(self.model.dtype)
         return self.model.get_image_features(**given, return_dict=True)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import Cache
 
 from fisao_pipeline.models.backbones.generic import BackboneKind
+from fisao_pipeline.models.feeding import to_device
 
 
 class InstructBlip(BackboneKind):
@@ -59,9 +60,9 @@ class InstructBlip(BackboneKind):
         """What the Q-Former passes on of an image under an instruction, [queries, d]."""
         device = self.model.device
         seen = self.model.get_image_features(
-            pixel_values=encoded["pixel_values"].to(device, self.model.dtype),
-            qformer_input_ids=encoded["qformer_input_ids"].to(device),
-            qformer_attention_mask=encoded["qformer_attention_mask"].to(device),
+            pixel_values=to_device(encoded["pixel_values"], device).to(self.model.dtype),
+            qformer_input_ids=to_device(encoded["qformer_input_ids"], device),
+            qformer_attention_mask=to_device(encoded["qformer_attention_mask"], device),
             return_dict=True,
         )
         return [seen.pooler_output[0]]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from fisao_pipeline.models.backbones.generic import BackboneKind
+from fisao_pipeline.models.feeding import to_device
 
 
 class Llava(BackboneKind):
@@ -29,5 +30,5 @@ class Llava(BackboneKind):
 
     def features(self, encoded: Mapping[str, Tensor], rows: Sequence[int]) -> list[Tensor]:
         """Vision features of rows, each [patches, d]."""
-        pixels = encoded["pixel_values"][list(rows)].to(self.model.device, self.model.dtype)
+        pixels = to_device(encoded["pixel_values"][list(rows)], self.model.device).to(self.model.dtype)
         return list(self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output)

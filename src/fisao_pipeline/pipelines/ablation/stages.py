@@ -42,7 +42,13 @@ class CatalogStages:
     ) -> tuple[dict[str, Any], pd.DataFrame]:
         """As `reward_annotation`."""
         _, baseline, rewards, _ = annotate_responses(
-            responses, self.image_manifest, self.image_folder, self.annotated_categories, self.verifier, annotation
+            responses,
+            self.image_manifest,
+            self.image_folder,
+            self.annotated_categories,
+            self.policy_backbone,
+            self.verifier,
+            annotation,
         )
         return baseline, rewards
 

@@ -16,6 +16,7 @@ from fisao_pipeline.params import (
     PolicyTrainingParams,
     ResponseSamplingParams,
     RewardAnnotationParams,
+    comparison_faults,
 )
 from fisao_pipeline.planning.subject import PlanSubject
 
@@ -32,11 +33,12 @@ def make_plan(
 ) -> tuple[dict[str, Any], list[str]]:
     """Sizes, memory, tokens and hours as far as the configurations that are here tell; and all that is missing."""
     from fisao_pipeline.chosen_vocabulary import load_vocabulary  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.models.own_encoder import compare_towers  # noqa: PLC0415
     from fisao_pipeline.models.prompts import PromptEncoder  # noqa: PLC0415
     from fisao_pipeline.models.shape import policy_shape, verifier_shape  # noqa: PLC0415
     from fisao_pipeline.planning.plan import Run, card_faults, context_fault, format_plan, plan_run  # noqa: PLC0415
 
-    faults = list(subject.faults)
+    faults = [*subject.faults, *comparison_faults(sampling, annotation, training)]
     for name, block in (("reward_annotation", annotation), ("benchmark_evaluation", evaluation)):
         try:
             load_vocabulary(block.vocabulary, f"{name}.vocabulary")
@@ -74,8 +76,10 @@ def make_plan(
             faults.append(str(error))
         else:
             faults += [*card_faults(planned), *filter(None, [context_fault(run, params)])]
+            eyes = compare_towers(subject.models["policy_backbone"], subject.models["verifier"])
+            planned["own_encoder"] = eyes.own
             # Not through the log, which wraps lines.
-            click.echo(format_plan(planned))
+            click.echo(f"{format_plan(planned)}\n- {eyes}.")
     return {**planned, "faults": faults}, faults
 
 

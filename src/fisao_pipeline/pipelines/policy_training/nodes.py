@@ -58,6 +58,7 @@ def train_policy(
         identity=loaded_identity(policy_backbone),
         settings=flatten_parameters({f"params:{name}": block for name, block in blocks.items()}),
         probe=probe_changes(result.history.to_dict("records")),
+        own_encoder=verifier_baseline["own_encoder"],
     )
     adapter = AdapterArtifact(
         config=result.adapter_config, state_dict=result.adapter_state, model_card=card, base_model=base

@@ -19,11 +19,13 @@ def annotate_responses(
     image_manifest: pd.DataFrame,
     image_folder: ImageFolder,
     annotated_categories: list[str],
+    policy_backbone: ModelSource,
     verifier: ModelSource,
     params: RewardAnnotationParams,
 ) -> tuple[pd.DataFrame, dict[str, Any], pd.DataFrame, pd.DataFrame]:
     """Scored and (where annotations can tell) labelled mentions, the baseline, token rewards, whole-response scores."""
     from fisao_pipeline.chosen_vocabulary import load_vocabulary  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.models.own_encoder import own_encoder  # noqa: PLC0415
     from fisao_pipeline.models.verifier import load_verifier  # noqa: PLC0415
     from fisao_pipeline.training.annotation import GroundTruth, annotate  # noqa: PLC0415
 
@@ -36,6 +38,7 @@ def annotate_responses(
         params,
         image_opener(image_folder, image_manifest),
         identity(verifier),
+        own_encoder(policy_backbone, verifier),
     )
     return annotation.mentions, annotation.baseline.to_dict(), annotation.token_rewards, annotation.response_scores
 
@@ -53,8 +56,11 @@ def draw_score_distributions(
 
     baseline = VerifierBaseline.from_dict(verifier_baseline)
     rewarded_by = baseline.params
+    measured = figure_1.separations(object_mentions, response_scores, reporting.bins)
+    if baseline.own_encoder is not None:
+        measured = {**measured, "own_encoder": float(baseline.own_encoder)}
     with metrics_to_active_run("annotation.") as log_metrics:
-        log_metrics(figure_1.separations(object_mentions, response_scores, reporting.bins), 0)
+        log_metrics(measured, 0)
     return figure_1.score_distributions_figure(
         object_mentions,
         response_scores,

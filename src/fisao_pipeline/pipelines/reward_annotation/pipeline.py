@@ -22,6 +22,7 @@ def create_pipeline(**_: object) -> Pipeline:
                     "image_manifest",
                     "image_folder",
                     "annotated_categories",
+                    "policy_backbone",
                     "verifier",
                     "params:reward_annotation",
                 ],

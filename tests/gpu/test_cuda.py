@@ -1,0 +1,192 @@
+"""bfloat16 against float32 on the CPU, once on the CPU in every run of the tests and once where there is a GPU."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from tests.pocket_models import LORA, PocketWorld, stir
+from tests.training.test_out_of_memory import TEMPERATURE, roll_out
+from tests.training.test_ppo import params
+from torch import Tensor
+
+from fisao_pipeline.determinism import deterministic_algorithms
+from fisao_pipeline.method.calibration import auroc
+from fisao_pipeline.models.decoding import Decoding
+from fisao_pipeline.models.halving import HalvingSize
+from fisao_pipeline.models.policy import Policy
+from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.models.verifier import load_verifier
+from fisao_pipeline.pocket.scenes import CATEGORIES
+from fisao_pipeline.training.learning import adapter_optimizer
+from fisao_pipeline.training.ppo import ppo_round, score_rollouts
+
+SHIPPED = Path(__file__).parents[2] / "data" / "06_models"
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])]
+
+
+@pytest.fixture(scope="module")
+def shipped() -> PocketWorld:
+    return PocketWorld.make(SHIPPED, 12)
+
+
+def source(name: str, dtype: str, device: str) -> ModelSource:
+    return ModelSource(str(SHIPPED / name), dtype=dtype, device=device)
+
+
+def policy_on(device: str, dtype: str) -> Policy:
+    torch.manual_seed(0)
+    return stir(Policy.load(source("pocket_vlm", dtype, device), lora=LORA), scale=0.02)
+
+
+def output_types(policy: Policy) -> set[torch.dtype]:
+    """Fills with the types that the decoder's linear layers and norms have given, once something runs."""
+    seen: set[torch.dtype] = set()
+
+    def note(_module, _inputs, output) -> None:
+        seen.add(output.dtype)
+
+    for name, module in policy.backbone.named_modules():
+        if name.endswith(("base_layer", "input_layernorm", "lm_head")):
+            module.register_forward_hook(note)
+    return seen
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_policys_logprobs_are_those_of_float32(shipped, device):
+    fine, coarse = policy_on("cpu", "float32"), policy_on(device, "bfloat16")
+    batch = shipped.batch(fine, 8)
+    torch.manual_seed(1)
+    drawn = fine.sample(batch, Decoding(1.0, 24), 2)
+    rows = [row for row in range(8) for _ in range(2)]
+    with torch.no_grad():
+        wanted, _ = fine.score(batch, drawn.ids, drawn.mask, 1.0, prompt_of_row=rows)
+        seen = output_types(coarse)
+        ids, mask = drawn.ids.to(device), drawn.mask.to(device)
+        found, _ = coarse.score(shipped.batch(coarse, 8), ids, mask, 1.0, prompt_of_row=rows)
+    assert seen == {torch.bfloat16}, "what was asked for is what ran"
+    assert {f.dtype for f in shipped.batch(coarse, 1).image_features} == {torch.bfloat16}
+    assert found.dtype == torch.float32
+    assert coarse.backbone.config.get_text_config()._attn_implementation == "sdpa"
+    gap = (found.cpu() - wanted)[drawn.mask].abs()
+    assert gap.mean() < 0.05
+    assert gap.quantile(0.95) < 0.25
+    assert gap.max() > 0, "bfloat16 that computes as float32 does is none"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_verifiers_scores_are_those_of_float32(shipped, device):
+    there = dict(zip(shipped.manifest["image_id"], shipped.manifest["objects"], strict=True))
+    pairs = [(image, name) for image in there for name in CATEGORIES]
+    present = torch.tensor([name in there[image] for image, name in pairs])
+    images, texts = [image for image, _ in pairs], [f"a photo of a {name}" for _, name in pairs]
+    fine = load_verifier(source("pocket_verifier", "float32", "cpu"))
+    coarse = load_verifier(source("pocket_verifier", "bfloat16", device))
+    embedded: list[Tensor] = []
+    whole = coarse._image_embeddings
+    coarse._image_embeddings = lambda inputs: (embedded.append(whole(inputs)), embedded[-1])[1]
+    wanted, found = (verifier.score(images, texts, shipped.open_image) for verifier in (fine, coarse))
+    assert {(e.dtype, e.device.type) for e in embedded} == {(torch.bfloat16, device)}
+    assert found.dtype == torch.float32 and found.device.type == "cpu"
+    torch.testing.assert_close(found, wanted, atol=0.02, rtol=0)
+    before, after = (auroc(scores[present], scores[~present]) for scores in (wanted, found))
+    assert abs(before - after) < 0.01
+
+
+def ppo_weights(shipped: PocketWorld, device: str, dtype: str) -> tuple[dict[str, float], list[Tensor]]:
+    policy = policy_on(device, dtype)
+    policy.add_value_head()
+    assert {p.dtype for p in policy.trainable_parameters()} == {torch.float32}
+    assert {p.device.type for p in policy.trainable_parameters()} == {device}
+    settings = params(micro_batch_size=4, advantage="gae", logprob_tolerance=0.2, epochs=2)
+    optimizer = adapter_optimizer(policy, settings)
+    assert optimizer.defaults["fused"] is (True if device == "cuda" else None)
+    before = [p.detach().clone() for p in policy.trainable_parameters()]
+    rollouts = roll_out(shipped, policy)
+    scored = score_rollouts(policy, rollouts, shipped.open_image, TEMPERATURE, settings, 0.1)
+    step = ppo_round(policy, optimizer, scored, shipped.open_image, TEMPERATURE, settings, seed=0)
+    after = [p.detach() for p in policy.trainable_parameters()]
+    assert all(torch.isfinite(p).all() for p in after)
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    return step, after
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_round_in_bfloat16_repeats_bit_by_bit_where_that_is_asked_for(shipped, device, monkeypatch):
+    if device == "cuda":
+        # Set before cuBLAS is first used where this is run alone; `make test-gpu` sets it for all.
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with deterministic_algorithms():
+        first, second = (ppo_weights(shipped, device, "bfloat16") for _ in range(2))
+    assert first[0] == second[0]
+    assert all(torch.equal(a, b) for a, b in zip(first[1], second[1], strict=True))
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_pictures_read_by_threads_give_the_same_scores(shipped):
+    images = shipped.prompts["image_id"].tolist()
+    texts = ["a photo of a dog"] * len(images)
+    scores = []
+    for threads in (0, 4):
+        verifier = load_verifier(source("pocket_verifier", "float32", "cuda"))
+        assert verifier.threads > 0
+        verifier.threads = threads
+        scores.append(verifier.score(images, texts, shipped.open_image))
+    torch.testing.assert_close(*scores, atol=1e-6, rtol=0)
+
+
+@pytest.fixture
+def limited():
+    """Gives this process no more GPU memory than it has now and so many bytes; all of it again afterwards."""
+
+    def limit(more_bytes: int) -> None:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + more_bytes) / total)
+
+    yield limit
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_memory_that_really_runs_out_halves(limited, caplog):
+    limited(1 << 30)
+    sizes = []
+
+    def attempt(size: int) -> int:
+        sizes.append(size)
+        torch.empty(size << 28, dtype=torch.uint8, device="cuda")
+        return size
+
+    with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
+        assert HalvingSize(16, "x.size", "", "").run(attempt) == sizes[-1]
+    assert sizes in ([16, 8, 4], [16, 8, 4, 2]), "allocators round up"
+    assert "Out of GPU memory with x.size 16: going on with 8" in caplog.text
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_verifier_goes_on_in_halves_with_the_same_scores(shipped, limited):
+    """Its pictures many times over, so that a batch needs memory; then half of that."""
+    names = {f"{number}": f"i{number % 12:02d}" for number in range(2048)}
+    texts = ["a photo of a dog"] * len(names)
+
+    def scores(before=lambda: None):
+        verifier = load_verifier(source("pocket_verifier", "float32", "cuda"))
+        verifier.batch_size = len(names)
+        before()
+        found = verifier.score(list(names), texts, lambda name: shipped.open_image(names[name]))
+        return found, verifier.batch_size
+
+    torch.cuda.reset_peak_memory_stats()
+    used = torch.cuda.memory_allocated()
+    wanted, size = scores()
+    needed = torch.cuda.max_memory_allocated() - used
+    assert size == len(names)
+    found, size = scores(lambda: limited(needed // 2))
+    assert size < len(names)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
