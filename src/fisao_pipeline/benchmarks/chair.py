@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from fisao_pipeline.benchmarks.ratios import RatioMetrics, ratios_of_sums
@@ -104,6 +106,11 @@ def chair_item(
     )
 
 
+def chair_truth(objects: Iterable[str], references: Iterable[str], word_chain: WordChain) -> frozenset[str]:
+    """Ground truth of an image as the reference makes it: annotated objects, and what its reference captions name."""
+    return frozenset(objects).union(*map(word_chain, references))
+
+
 def chair_counts(items: Sequence[ChairItem]) -> pd.DataFrame:
     """One row of counts per caption; every metric of `CHAIR_METRICS` is a ratio of two columns' sums."""
     rows = [
@@ -138,3 +145,53 @@ def chair_metrics(items: Sequence[ChairItem]) -> dict[str, float | int | None]:
     Source: LisaAnne/Hallucination, utils/chair.py; recall as in Maxlinn/CHAIR-metric-standalone; the last two are ours.
     """
     return {**ratios_of_sums(chair_counts(items), CHAIR_METRICS), "n": len(items)}
+
+
+def chair_by_category(items: Sequence[ChairItem]) -> pd.DataFrame:
+    """What is said of each category, most mentioned first.
+
+    Returns:
+        One row per category that is in an image or named: ``category``, ``mentions``, ``hallucinated``, ``chair_i``
+        (hallucinated / mentions), ``images`` (captions whose image shows it), ``named`` (of these, those that name
+        it), ``recall`` (named / images). A ratio without a denominator is NaN.
+    """
+    columns = {
+        "mentions": Counter(category for item in items for category in item.mentioned),
+        "hallucinated": Counter(category for item in items for category in item.hallucinated),
+        "images": Counter(category for item in items for category in item.true_objects),
+        "named": Counter(category for item in items for category in item.named),
+    }
+    categories = sorted({*columns["mentions"], *columns["images"]}, key=lambda name: (-columns["mentions"][name], name))
+    table = pd.DataFrame({name: [count[category] for category in categories] for name, count in columns.items()})
+    table.insert(0, "category", pd.Series(categories, dtype="str"))
+    table.insert(3, "chair_i", table["hallucinated"] / table["mentions"].replace(0, np.nan))
+    return table.assign(recall=table["named"] / table["images"].replace(0, np.nan))
+
+
+def chair_by_position(items: Sequence[ChairItem], last: int = 10) -> pd.DataFrame:
+    """Whether the first object named in a caption is there, the second, …; later ones are more often made up.
+
+    Args:
+        items: The captions.
+        last: Mentions from this one on share a row.
+
+    Returns:
+        ``position`` from 1 to at most ``last``, ``mentions``, ``hallucinated``, ``chair_i``; no row without mentions.
+    """
+    mentions: Counter[int] = Counter()
+    wrong: Counter[int] = Counter()
+    for item in items:
+        true = set(item.true_objects)
+        for place, category in enumerate(item.mentioned, start=1):
+            mentions[min(place, last)] += 1
+            wrong[min(place, last)] += category not in true
+    places = sorted(mentions)
+    table = pd.DataFrame(
+        {
+            "position": places,
+            "mentions": [mentions[place] for place in places],
+            "hallucinated": [wrong[place] for place in places],
+        },
+        dtype="int64",
+    )
+    return table.assign(chair_i=table["hallucinated"] / table["mentions"])
