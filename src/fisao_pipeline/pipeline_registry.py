@@ -11,6 +11,7 @@ from fisao_pipeline.pipelines import (
     policy_training,
     response_sampling,
     reward_annotation,
+    score_predictions,
     seed_study,
     theorem,
 )
@@ -20,8 +21,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     """Make every pipeline of the project.
 
     Returns:
-        The five stages, `train` (the first four), `__default__` (all five), `pocket_world`; `seed_study`, `ablation`
-        and `theorem`.
+        The five stages, `train` (the first four), `__default__` (all five), `pocket_world`; `score_predictions`;
+        `seed_study`, `ablation` and `theorem`.
     """
     training_stages = {
         "image_ingestion": image_ingestion.create_pipeline(),
@@ -37,6 +38,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         **training_stages,
         "benchmark_evaluation": evaluation,
         "plan": plan.create_pipeline(),
+        "score_predictions": score_predictions.create_pipeline(),
         "pocket_world": pocket_world.create_pipeline(),
         "seed_study": seed_study.create_pipeline(),
         "theorem": theorem.create_pipeline(),

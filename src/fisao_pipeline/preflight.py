@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,11 +18,13 @@ from fisao_pipeline.datasets.json_files import JsonFilesDataset
 from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
 from fisao_pipeline.datasets.model_folder import ModelFolderDataset
 from fisao_pipeline.datasets.saved_dataset import SavedImagesDataset, SavedPromptsDataset
+from fisao_pipeline.params import ScorePredictionsParams
 from fisao_pipeline.resume import stage_command
 from fisao_pipeline.suggestions import did_you_mean
 
 # What a user may have to bring, and what says itself how to get it.
 _Brought = ModelFolderDataset | ImageFolderDataset | JsonFilesDataset | SavedImagesDataset | SavedPromptsDataset
+_SCORING = "params:score_predictions"
 
 
 class NotReadyError(click.ClickException):
@@ -43,8 +46,24 @@ class PreflightHooks:
         # Kedro leaves out nodes whose outputs exist, and what only those read need not be there.
         if not run_params.get("only_missing_outputs"):
             faults += missing_inputs(run_params, pipeline, catalog, registered)
+        faults += _missing_predictions(pipeline, catalog)
         if faults:
             raise NotReadyError("Nothing was run:\n" + "\n".join(f"- {fault}" for fault in faults))
+
+
+def _missing_predictions(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
+    """What `score_predictions` names in its parameters and is not there."""
+    dataset = catalog.get(_SCORING) if _SCORING in pipeline.inputs() else None
+    if dataset is None:
+        return []
+    block = dataset.load()
+    params = block if isinstance(block, ScorePredictionsParams) else ScorePredictionsParams(**block)
+    if not params.benchmarks():
+        return [
+            "no benchmark of score_predictions has predictions: give, for instance, "
+            "`--params=score_predictions.chair.predictions=FILE,score_predictions.chair.instances=FILE`"
+        ]
+    return [f"{name}: there is no file '{path}'" for name, path in params.files().items() if not Path(path).is_file()]
 
 
 def registered_pipelines() -> dict[str, Pipeline]:

@@ -19,8 +19,8 @@ from fisao_pipeline.benchmarks.chair import (
     chair_item,
     chair_metrics,
     chair_truth,
-    spans_chain,
 )
+from fisao_pipeline.benchmarks.chair_words import spans_chain
 from fisao_pipeline.benchmarks.ratios import ratios_of_sums
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 

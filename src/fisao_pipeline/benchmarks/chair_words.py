@@ -1,8 +1,9 @@
-"""The words that CHAIR's reference implementation reads out of a caption, without a download.
+"""Which categories a caption names for CHAIR: by this project's span matcher, or as its reference implementation reads.
 
-Its chain: lower case, NLTK's `word_tokenize`, pattern's `singularize`, names of two words, vocabulary. pattern has left
-the package index, and `word_tokenize` wants a data file for its sentences. Here textblob's copy of the singularizer and
-NLTK's sentence splitter untrained stand in: the 500 captions of LLaVA-1.5-7B that the test holds give the very words.
+The reference's chain: lower case, NLTK's `word_tokenize`, pattern's `singularize`, names of two words, vocabulary.
+pattern has left the package index, and `word_tokenize` wants a data file for its sentences. Here textblob's copy of the
+singularizer and NLTK's sentence splitter untrained stand in: the 500 captions of LLaVA-1.5-7B that the test reads give
+the very words of the reference.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Literal
 
-from fisao_pipeline.benchmarks.chair import WordChain, spans_chain
-from fisao_pipeline.method.object_spans import ObjectVocabulary
+from fisao_pipeline.method.object_spans import ObjectVocabulary, find_mentions
+
+WordChain = Callable[[str], list[str]]
+"""From a caption to the categories it names, in order, every mention counted."""
 
 WordChainName = Literal["spans", "reference"]
 
@@ -45,14 +48,24 @@ def choose_word_chain(name: WordChainName, vocabulary: ObjectVocabulary) -> Word
     return chains[name](vocabulary)
 
 
+def spans_chain(vocabulary: ObjectVocabulary) -> WordChain:
+    """Find categories with this project's span matcher, the one whose mentions are rewarded.
+
+    It finds "bus" and "ties", which the reference's singularizer turns into words that its list does not hold, and
+    counts "toilet seat" as one toilet. On 500 real captions of LLaVA-1.5-7B it gives the reference's categories for 477
+    and CHAIR_i 0.1267 against 0.1278.
+    """
+    return lambda caption: [mention.category for mention in find_mentions(caption, vocabulary)]
+
+
 def reference_chain(vocabulary: ObjectVocabulary) -> WordChain:
     """Find categories as the reference does, odd habits included.
 
     - Its singularizer makes "bu" of "bus" and "ty" of "ties": "a bus" is never found, "buses" is. It makes "glas" of
       "glass" too, but "wine glas" is among the names of two words.
-    - Two words become one name whatever stands around them, greedily from the left; "stove top oven",
-      of three words, counts as two ovens. "baby" and "adult" before an animal and "passenger" before "jet" or "train" vanish, else
-      they would count as a person.
+    - Two words become one name whatever stands around them, greedily from the left; "stove top oven", of three words,
+      counts as two ovens. "baby" and "adult" before an animal and "passenger" before "jet" or "train" vanish, else they
+      would count as a person.
     - "seat" counts as a chair unless the caption also says "toilet", anywhere.
     - "orange" is the fruit, whatever it describes.
     - "motor bike" and "cheesecake" are never found, see `NEVER_FOUND`.

@@ -1,0 +1,131 @@
+"""From the files that the parameters name to predictions and truth."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fisao_pipeline.benchmarks.pope import published_questions
+from fisao_pipeline.datasets.json_stream import open_json, tolerant_rows
+from fisao_pipeline.ingestion.image_truth import ImageTruth, id_reader, read_truth
+from fisao_pipeline.ingestion.predictions import Predictions, read_predictions
+from fisao_pipeline.ingestion.rejections import as_id, collect_rejections, rejections_table
+from fisao_pipeline.params import ChairScoring, Files, PopeScoring, ScorePredictionsParams
+
+
+@dataclass(frozen=True)
+class ScoringInput:
+    """What one benchmark is computed from.
+
+    Attributes:
+        benchmark: Its block of the parameters.
+        predictions: By set of questions; the one set of others has the empty name.
+        truth: What the answers are held against, as the benchmark's scoring wants it.
+        files: Digest of each file by its setting.
+    """
+
+    benchmark: str
+    predictions: dict[str, Predictions]
+    truth: dict[str, Any]
+    files: dict[str, str]
+
+
+def read_inputs(params: ScorePredictionsParams) -> list[ScoringInput]:
+    """Read what is scored.
+
+    Raises:
+        DatasetError: A file that cannot be read.
+        ValueError: Truth that is none; the message names file and line.
+    """
+    digests = {setting: _digest(path) for setting, path in params.files().items()}
+    inputs = []
+    for name in params.benchmarks():
+        predictions, truth = _READERS[name](getattr(params, name))
+        own = {setting: digest for setting, digest in digests.items() if setting.split(".")[1] == name}
+        inputs.append(ScoringInput(name, predictions, truth, own))
+    return inputs
+
+
+def _read_chair(block: ChairScoring) -> tuple[dict[str, Predictions], dict[str, Any]]:
+    truth = _image_truth(block.instances, block.captions, "chair")
+    predictions = read_predictions(
+        tolerant_rows(Path(_one(block.predictions))),
+        _name(block.predictions),
+        id_field=block.id_field,
+        value_field=block.text_field,
+        find_id=id_reader(block.image_ids, truth),
+        expected=[*truth.objects, *(i for i in truth.captions if i not in truth.objects)] if block.every_image else (),
+        several=block.several_per_image,
+    )
+    return {"": predictions}, _of_images(truth, predictions.table["item_id"].unique())
+
+
+def _read_pope(block: PopeScoring) -> tuple[dict[str, Predictions], dict[str, Any]]:
+    predictions, questions = {}, {}
+    for name, path in block.predictions.items():
+        if path:
+            file = Path(_one(block.questions[name]))
+            asked = published_questions(tolerant_rows(file), file.name)
+            ids = dict.fromkeys(asked["item_id"])
+            questions[name] = asked
+            predictions[name] = read_predictions(
+                tolerant_rows(Path(path)),
+                _name(path),
+                id_field=block.id_field,
+                value_field=block.text_field,
+                find_id=_among(ids),
+                expected=ids,
+            )
+    return predictions, questions
+
+
+_READERS: dict[str, Callable[[Any], tuple[dict[str, Predictions], dict[str, Any]]]] = {
+    "chair": _read_chair,
+    "pope": _read_pope,
+}
+
+
+def _image_truth(instances: Files, captions: Files, benchmark: str) -> ImageTruth:
+    paths = [Path(path) for files in (instances, captions) for path in _all(files)]
+    if not paths:
+        raise ValueError(f"score_predictions.{benchmark}: set instances (and captions): there is nothing to score by")
+    truth = read_truth([(path.name, open_json(path)) for path in paths])
+    collect_rejections(rejections_table(truth.rejections), listed_in="annotations")
+    return truth
+
+
+def _of_images(truth: ImageTruth, image_ids: Collection[str]) -> dict[str, Any]:
+    return {
+        "objects": {i: truth.objects[i] for i in image_ids if i in truth.objects},
+        "references": {i: truth.captions[i] for i in image_ids if i in truth.captions},
+        "categories": None if truth.categories is None else sorted(truth.categories),
+    }
+
+
+def _among(ids: Collection[str]) -> Callable[[Any], str | None]:
+    def find(value: Any) -> str | None:
+        found = as_id(value)
+        return found if found in ids else None
+
+    return find
+
+
+def _all(files: Files) -> tuple[str, ...]:
+    return (files,) if isinstance(files, str) else files or ()
+
+
+def _one(path: str | None) -> str:
+    assert path is not None, "only benchmarks with predictions are read"
+    return path
+
+
+def _name(path: str | None) -> str:
+    return Path(_one(path)).name
+
+
+def _digest(path: str) -> str:
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
