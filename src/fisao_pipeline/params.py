@@ -296,6 +296,68 @@ class PopeScoring(StageParams):
         return self
 
 
+class AmberScoring(StageParams):
+    """Descriptions and answers against AMBER's three files."""
+
+    predictions: str | None = Field(min_length=1, description=_PREDICTIONS)
+    annotations: str | None = Field(min_length=1, description="AMBER's annotations.json.")
+    relation: str | None = Field(min_length=1, description="AMBER's relation.json.")
+    safe_words: str | None = Field(min_length=1, description="AMBER's safe_words.txt.")
+    id_field: str = Field(min_length=1)
+    text_field: str = Field(min_length=1)
+    nouns: Literal["pattern", "nltk"] = Field(description="The built-in tagger, or the published one with its data.")
+    similarity: str = Field(min_length=1, description="`exact`, or an installed spaCy model with word vectors.")
+
+    @model_validator(mode="after")
+    def _all_files(self) -> AmberScoring:
+        lacking = [name for name in ("annotations", "relation", "safe_words") if not getattr(self, name)]
+        if self.predictions and lacking:
+            raise ValueError(f"amber.{lacking[0]} is missing: AMBER's own file")
+        return self
+
+
+class MmeScoring(StageParams):
+    """Answers to MME's questions, with category, image and true answer in each row."""
+
+    predictions: str | None = Field(min_length=1, description=_PREDICTIONS)
+    category_field: str = Field(min_length=1)
+    image_field: str = Field(min_length=1)
+    label_field: str = Field(min_length=1)
+    text_field: str = Field(min_length=1)
+
+
+class CaptionScoring(StageParams):
+    """Captions against reference captions: BLEU, ROUGE-L, CIDEr."""
+
+    predictions: str | None = Field(min_length=1, description=_PREDICTIONS)
+    captions: Files = Field(description="COCO captions.")
+    id_field: str = Field(min_length=1)
+    text_field: str = Field(min_length=1)
+    image_ids: ImageIds = Field(description=_IMAGE_IDS)
+    tokens: Literal["treebank", "as_written"] = Field(description="Made here, or what blanks separate.")
+
+
+class HalBenchScoring(StageParams):
+    """Objects that somebody extracted from responses, against COCO-style annotations."""
+
+    predictions: str | None = Field(min_length=1, description=_PREDICTIONS)
+    instances: Files = Field(description="As of chair.")
+    captions: Files = Field(description="As of chair.")
+    id_field: str = Field(min_length=1)
+    objects_field: str = Field(min_length=1, description="List of words.")
+    image_ids: ImageIds = Field(description=_IMAGE_IDS)
+    word_chain: Literal["spans", "reference"] = Field(description="Of the reference captions.")
+    vocabulary: str = Field(min_length=1)
+
+
+class ClipScoring(StageParams):
+    """Cosines of captions with their images."""
+
+    predictions: str | None = Field(min_length=1, description=_PREDICTIONS)
+    id_field: str = Field(min_length=1)
+    cosine_field: str = Field(min_length=1)
+
+
 class ScorePredictionsParams(StageParams):
     """Predictions of any model, made anywhere, against annotations."""
 
@@ -306,6 +368,11 @@ class ScorePredictionsParams(StageParams):
     seed: Seed
     chair: ChairScoring
     pope: PopeScoring
+    amber: AmberScoring
+    mme: MmeScoring
+    captions: CaptionScoring
+    object_halbench: HalBenchScoring
+    clip_score: ClipScoring
 
     def files(self) -> dict[str, str]:
         """Every file of the benchmarks that are scored, by its setting."""
@@ -323,7 +390,7 @@ class ScorePredictionsParams(StageParams):
         return [name for name, block in blocks.items() if dict(_paths("", getattr(block, "predictions", None)))]
 
 
-INPUT_FILES = frozenset({"predictions", "instances", "captions", "questions"})
+INPUT_FILES = frozenset({"predictions", "instances", "captions", "questions", "annotations", "relation", "safe_words"})
 
 
 def _paths(key: str, value: Any) -> list[tuple[str, str]]:

@@ -9,12 +9,12 @@ the very words of the reference.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
 from typing import Literal
 
+from fisao_pipeline.benchmarks.word_tokens import treebank_tokens
 from fisao_pipeline.method.object_spans import ObjectVocabulary, find_mentions
 
 WordChain = Callable[[str], list[str]]
@@ -25,14 +25,6 @@ WordChainName = Literal["spans", "reference"]
 # Two blanks stand before these words in the reference's synonyms.txt and it splits at ", ", so that its list holds
 # " motor bike" and no caption ever names one. A habit of its "coco" alone.
 NEVER_FOUND = frozenset({"motor bike", "cheesecake"})
-# Words, hyphens within them and commas after them, sentences ended by one sign after two letters or more: of such text,
-# as most captions are, one pattern gives the tokens that NLTK takes many times as long for.
-_WORD = r"[a-z]+(?:-[a-z]+)*"
-_SENTENCE = rf"(?:{_WORD},?\s+)*(?:{_WORD}-)?[a-z]{{2,}}[.!?]"
-_PLAIN = re.compile(rf"\s*(?:{_SENTENCE}\s+)*(?:{_SENTENCE}|(?:{_WORD},?\s+)*{_WORD})\s*")
-# What the tokenizer cuts in two without a blank; none of the parts names an object.
-_CONTRACTIONS = re.compile(r"\b(?:cannot|gimme|gonna|gotta|lemme|wanna|whaddya|whatcha)\b")
-_TOKEN = re.compile(rf"{_WORD}|[,.!?]")
 _CACHED_WORDS = 100_000
 
 
@@ -83,20 +75,12 @@ def reference_chain(vocabulary: ObjectVocabulary) -> WordChain:
     singular = _singularizer()
 
     def find(caption: str) -> list[str]:
-        words = _merge([singular(token) for token in reference_tokens(caption.lower())], double_words)
+        words = _merge([singular(token) for token in treebank_tokens(caption.lower())], double_words)
         if "toilet" in words:
             words = [word for word in words if word != "seat"]
         return [categories[word] for word in words if word in categories]
 
     return find
-
-
-def reference_tokens(text: str) -> list[str]:
-    """Tokens of lower-case text, as NLTK's `word_tokenize` gives them but for abbreviations, which it learnt."""
-    if _PLAIN.fullmatch(text) and not _CONTRACTIONS.search(text):
-        return _TOKEN.findall(text)
-    split, tokenize = _nltk()
-    return [token for sentence in split(text) for token in tokenize(sentence)]
 
 
 def _merge(words: list[str], double_words: dict[str, str]) -> list[str]:
@@ -119,11 +103,3 @@ def _singularizer() -> Callable[[str], str]:
     from textblob.en.inflect import singularize  # noqa: PLC0415 - takes seconds to import
 
     return lru_cache(maxsize=_CACHED_WORDS)(singularize)
-
-
-@lru_cache(maxsize=1)
-def _nltk() -> tuple[Callable[[str], list[str]], Callable[[str], list[str]]]:
-    from nltk.tokenize import NLTKWordTokenizer  # noqa: PLC0415 - slow to import
-    from nltk.tokenize.punkt import PunktSentenceTokenizer  # noqa: PLC0415
-
-    return PunktSentenceTokenizer().tokenize, NLTKWordTokenizer().tokenize

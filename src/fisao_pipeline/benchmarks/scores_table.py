@@ -8,7 +8,18 @@ from typing import Any
 from fisao_pipeline.benchmarks.comparison_table import markdown_table
 
 # What is no share, printed as it is.
-_PLAIN = frozenset({"objects_per_caption", "repeated_mentions"})
+_PLAIN = frozenset(
+    {
+        "objects_per_caption",
+        "repeated_mentions",
+        "score",
+        "perception_score",
+        "cognition_score",
+        "cider",
+        "clip_score",
+        "bleu_4_rouge_l_cider_mean",
+    }
+)
 
 
 def format_scores(report: Mapping[str, Any]) -> str:

@@ -54,6 +54,7 @@ def read_predictions(
     several: bool = False,
     read_value: Callable[[Any], Any] | None = None,
     more_fields: Sequence[str] = (),
+    check: Callable[[dict[str, Any]], str | None] | None = None,
 ) -> Predictions:
     """Take the usable rows of a file.
 
@@ -68,6 +69,7 @@ def read_predictions(
         read_value: From the answer's field to the answer, or ValueError with the reason; by default it must be text,
             which may be empty.
         more_fields: Further fields to keep; a row without one of them is faulty.
+        check: What else is wrong with a row that has all its fields; None where nothing is.
     """
     in_order = list(expected) if id_field is None else None
     read_value = read_value or _text
@@ -89,12 +91,14 @@ def read_predictions(
                 raise ValueError(f"more rows than questions: there are {len(in_order or ())}")
             answer = read_value(_field(value, value_field))
             more = [_field(value, name) for name in more_fields]
+            if check is not None and (problem := check(value)) is not None:
+                raise ValueError(problem)
             if item_id in seen and not several:
                 raise ValueError(f"duplicate: {item_id} has a prediction already")
             seen.add(item_id)
             table.append((number, item_id, answer, *more))
-        except ValueError as problem:
-            rejections.append(Rejection("prediction", f"{source} line {number}", str(problem)))
+        except ValueError as reason:
+            rejections.append(Rejection("prediction", f"{source} line {number}", str(reason)))
     missing = [item_id for item_id in dict.fromkeys(expected) if item_id not in seen]
     rejections += [Rejection("prediction", f"{source} id {item_id}", "missing: no prediction") for item_id in missing]
     frame = pd.DataFrame(table, columns=[*COLUMNS, *more_fields]).astype({"line": "int64", "item_id": "str"})
@@ -146,6 +150,28 @@ def _text(value: Any) -> str:
     if any("\ud800" <= sign <= "\udfff" for sign in value):
         raise ValueError("not Unicode: half of a surrogate pair")
     return value
+
+
+def read_words(value: Any) -> list[str]:
+    """A list of words, for `read_predictions`.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(value, list):
+        raise ValueError(f"not a list of words: {type(value).__name__}")
+    return [_text(word) for word in value]
+
+
+def read_cosine(value: Any) -> float:
+    """A cosine, for `read_predictions`.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1.000001 <= value <= 1.000001:
+        raise ValueError(f"not a cosine: {value!r:.60}")
+    return float(value)
 
 
 def _is_foreign(text: str) -> bool:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from fisao_pipeline.benchmarks.amber import read_annotations
 from fisao_pipeline.benchmarks.pope import published_questions
 from fisao_pipeline.datasets.json_stream import open_json, tolerant_rows
 from fisao_pipeline.ingestion.image_truth import ImageTruth, id_reader, read_truth
-from fisao_pipeline.ingestion.predictions import Predictions, read_predictions
-from fisao_pipeline.ingestion.rejections import as_id, collect_rejections, rejections_table
-from fisao_pipeline.params import ChairScoring, Files, PopeScoring, ScorePredictionsParams
+from fisao_pipeline.ingestion.predictions import Predictions, read_cosine, read_predictions, read_words
+from fisao_pipeline.ingestion.rejections import Rejection, as_id, collect_rejections, rejections_table
+from fisao_pipeline.params import (
+    AmberScoring,
+    CaptionScoring,
+    ChairScoring,
+    ClipScoring,
+    Files,
+    HalBenchScoring,
+    MmeScoring,
+    PopeScoring,
+    ScorePredictionsParams,
+)
 
 
 @dataclass(frozen=True)
@@ -82,10 +95,114 @@ def _read_pope(block: PopeScoring) -> tuple[dict[str, Predictions], dict[str, An
     return predictions, questions
 
 
+def _read_amber(block: AmberScoring) -> tuple[dict[str, Predictions], dict[str, Any]]:
+    rows = _json(block.annotations, "amber.annotations", list)
+    relation = _json(block.relation, "amber.relation", dict)
+    annotations, words = read_annotations(rows, relation, Path(_one(block.safe_words)).read_text(encoding="utf-8"))
+    predictions = read_predictions(
+        tolerant_rows(Path(_one(block.predictions))),
+        _name(block.predictions),
+        id_field=block.id_field,
+        value_field=block.text_field,
+        find_id=_among(annotations),
+    )
+    used = {item_id: annotations[item_id] for item_id in predictions.table["item_id"]}
+    return {"": predictions}, {"annotations": used, "words": words}
+
+
+def _read_mme(block: MmeScoring) -> tuple[dict[str, Predictions], dict[str, Any]]:
+    fields = {block.category_field: "category", block.label_field: "answer"}
+    predictions = read_predictions(
+        tolerant_rows(Path(_one(block.predictions))),
+        _name(block.predictions),
+        id_field=block.image_field,
+        value_field=block.text_field,
+        find_id=as_id,
+        several=True,
+        more_fields=list(fields),
+        check=_mme_fault(block),
+    )
+    table = predictions.table.rename(columns=fields)
+    table = table.assign(image_id=table["item_id"], category=table["category"].astype("str"))
+    return {"": _whole_pairs(replace(predictions, table=table), _name(block.predictions))}, {}
+
+
+def _mme_fault(block: MmeScoring) -> Callable[[dict[str, Any]], str | None]:
+    def check(row: dict[str, Any]) -> str | None:
+        label = row[block.label_field]
+        return None if str(label).lower() in ("yes", "no") else f"label neither yes nor no: {label!r:.60}"
+
+    return check
+
+
+def _whole_pairs(predictions: Predictions, source: str) -> Predictions:
+    """Without the images of which not both questions are there: accuracy+ asks for both."""
+    table = predictions.table
+    whole = table.groupby(["category", "image_id"])["line"].transform("size") == 2
+    odd = [
+        Rejection("prediction", f"{source} line {row.line}", f"not one of two: image {row.image_id} of {row.category}")
+        for row in table[~whole].itertuples()
+    ]
+    rejected = pd.concat([predictions.rejected, rejections_table(odd)], ignore_index=True)
+    return replace(predictions, table=table[whole].reset_index(drop=True), rejected=rejected)
+
+
+def _read_captions(block: CaptionScoring) -> tuple[dict[str, Predictions], dict[str, Any]]:
+    truth = _image_truth(None, block.captions, "captions")
+    truth.objects.clear()
+    predictions = read_predictions(
+        tolerant_rows(Path(_one(block.predictions))),
+        _name(block.predictions),
+        id_field=block.id_field,
+        value_field=block.text_field,
+        find_id=id_reader(block.image_ids, truth),
+    )
+    return {"": predictions}, _of_images(truth, predictions.table["item_id"])
+
+
+def _read_halbench(block: HalBenchScoring) -> tuple[dict[str, Predictions], dict[str, Any]]:
+    truth = _image_truth(block.instances, block.captions, "object_halbench")
+    predictions = read_predictions(
+        tolerant_rows(Path(_one(block.predictions))),
+        _name(block.predictions),
+        id_field=block.id_field,
+        value_field=block.objects_field,
+        find_id=id_reader(block.image_ids, truth),
+        several=True,
+        read_value=read_words,
+    )
+    return {"": predictions}, _of_images(truth, predictions.table["item_id"].unique())
+
+
+def _read_clip(block: ClipScoring) -> tuple[dict[str, Predictions], dict[str, Any]]:
+    predictions = read_predictions(
+        tolerant_rows(Path(_one(block.predictions))),
+        _name(block.predictions),
+        id_field=block.id_field,
+        value_field=block.cosine_field,
+        find_id=as_id,
+        several=True,
+        read_value=read_cosine,
+    )
+    return {"": predictions}, {}
+
+
 _READERS: dict[str, Callable[[Any], tuple[dict[str, Predictions], dict[str, Any]]]] = {
     "chair": _read_chair,
     "pope": _read_pope,
+    "amber": _read_amber,
+    "mme": _read_mme,
+    "captions": _read_captions,
+    "object_halbench": _read_halbench,
+    "clip_score": _read_clip,
 }
+
+
+def _json(path: str | None, setting: str, kind: type) -> Any:
+    content = open_json(Path(_one(path)))
+    if isinstance(content, Mapping) != (kind is dict) or not isinstance(content, Collection):
+        raise ValueError(f"score_predictions.{setting}: {_name(path)} holds no {'object' if kind is dict else 'list'}")
+    return content
 
 
 def _image_truth(instances: Files, captions: Files, benchmark: str) -> ImageTruth:

@@ -8,13 +8,29 @@ from typing import Any
 
 import pandas as pd
 
+from fisao_pipeline.benchmarks.amber import score_amber
+from fisao_pipeline.benchmarks.amber_words import choose_nouns, choose_similarity
 from fisao_pipeline.benchmarks.bootstrap import BootstrapSettings
+from fisao_pipeline.benchmarks.caption_metrics import score_captions
 from fisao_pipeline.benchmarks.chair import score_chair
+from fisao_pipeline.benchmarks.clip_score import score_clip
+from fisao_pipeline.benchmarks.mme import score_mme
+from fisao_pipeline.benchmarks.object_halbench import score_halbench
 from fisao_pipeline.benchmarks.pope import score_pope
 from fisao_pipeline.benchmarks.scores import Scores
 from fisao_pipeline.chosen_vocabulary import load_vocabulary
 from fisao_pipeline.ingestion.predictions import require_enough
-from fisao_pipeline.params import ChairScoring, PopeScoring, ScorePredictionsParams, StageParams
+from fisao_pipeline.params import (
+    AmberScoring,
+    CaptionScoring,
+    ChairScoring,
+    ClipScoring,
+    HalBenchScoring,
+    MmeScoring,
+    PopeScoring,
+    ScorePredictionsParams,
+    StageParams,
+)
 from fisao_pipeline.pipelines.score_predictions.inputs import ScoringInput
 
 
@@ -70,7 +86,48 @@ def _score_pope(one: ScoringInput, block: PopeScoring, settings: BootstrapSettin
     return score_pope(tables, one.truth, parsing=block.parsing, settings=settings)
 
 
+def _score_amber(one: ScoringInput, block: AmberScoring, settings: BootstrapSettings) -> Scores:
+    words = one.truth["words"]
+    return score_amber(
+        one.predictions[""].table,
+        one.truth["annotations"],
+        words,
+        find_nouns=choose_nouns(block.nouns, words.known),
+        similar=choose_similarity(block.similarity),
+        settings=settings,
+    )
+
+
+def _score_mme(one: ScoringInput, block: MmeScoring, settings: BootstrapSettings) -> Scores:
+    return score_mme(one.predictions[""].table, settings)
+
+
+def _score_captions(one: ScoringInput, block: CaptionScoring, settings: BootstrapSettings) -> Scores:
+    tokenize = block.tokens == "treebank"
+    return score_captions(one.predictions[""].table, one.truth["references"], tokenize=tokenize, settings=settings)
+
+
+def _score_halbench(one: ScoringInput, block: HalBenchScoring, settings: BootstrapSettings) -> Scores:
+    return score_halbench(
+        one.predictions[""].table,
+        one.truth["objects"],
+        one.truth["references"],
+        load_vocabulary(block.vocabulary, "score_predictions.object_halbench.vocabulary"),
+        word_chain=block.word_chain,
+        settings=settings,
+    )
+
+
+def _score_clip(one: ScoringInput, block: ClipScoring, settings: BootstrapSettings) -> Scores:
+    return score_clip(one.predictions[""].table, settings)
+
+
 _SCORERS: dict[str, Callable[[ScoringInput, Any, BootstrapSettings], Scores]] = {
     "chair": _score_chair,
     "pope": _score_pope,
+    "amber": _score_amber,
+    "mme": _score_mme,
+    "captions": _score_captions,
+    "object_halbench": _score_halbench,
+    "clip_score": _score_clip,
 }
