@@ -257,6 +257,15 @@ class BenchmarkEvaluationParams(StageParams):
     seed: Seed
 
 
+class PopeQuestionsParams(StageParams):
+    """Which POPE questions are built from annotations."""
+
+    instances: str | None = Field(min_length=1, description="COCO instances, or JSON of image ids with object lists.")
+    images: int = Field(ge=1, description="Images with enough objects that are asked about.")
+    objects_per_image: int = Field(ge=1, description="Questions with the answer yes, and as many with no.")
+    seed: Seed
+
+
 # One file, several, or none; `--params` of the command line cannot express a list.
 Files = str | tuple[str, ...] | None
 ImageIds = Literal["id", "file_name", "coco_number"]
@@ -356,6 +365,9 @@ class ClipScoring(StageParams):
     predictions: str | None = Field(min_length=1, description=_PREDICTIONS)
     id_field: str = Field(min_length=1)
     cosine_field: str = Field(min_length=1)
+    text_field: str = Field(
+        min_length=1, description="Caption, for the pipeline `clip_score`, which makes the cosines."
+    )
 
 
 class ScorePredictionsParams(StageParams):

@@ -101,7 +101,9 @@ def nltk_tokens(text: str) -> list[str]:
     ]
 
 
-WORDS = st.sampled_from(["a", "dog", "cannot", "tv", "well-lit", "x-ray", "etc", "u", "can't", "gonna", "2", "d", "no"])
+WORDS = st.sampled_from(
+    ["a", "dog", "cannot", "tv", "well-lit", "x-ray", "etc", "u", "can't", "gonna", "2", "12", "3d", "d", "no"]
+)
 SIGNS = st.sampled_from(
     [" ", " ", " ", ", ", ". ", "! ", "?\n", "\n\n", ".", ",", "...", ' "', '." ', " (", ") ", "--"]
 )

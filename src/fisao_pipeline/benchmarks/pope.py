@@ -207,6 +207,19 @@ def pope_metrics(counts: pd.DataFrame) -> dict[str, float | int | None]:
     return {**ratios_of_sums(counts, POPE_METRICS), "n": len(counts)}
 
 
+def question_rows(questions: Iterable[PopeQuestion], file_names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows of a question file in POPE's published form, numbered from 1; images without a file name by id."""
+    return [
+        {
+            "question_id": number,
+            "image": file_names.get(question.image_id, question.image_id),
+            "text": question.prompt,
+            "label": question.answer,
+        }
+        for number, question in enumerate(questions, start=1)
+    ]
+
+
 def published_questions(rows: Iterable[tuple[int, Any, str | None]], source: str) -> pd.DataFrame:
     """Read a question file as POPE publishes them: rows of ``question_id``, ``image``, ``text``, ``label``.
 

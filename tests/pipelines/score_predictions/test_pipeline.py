@@ -2,10 +2,13 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from tests.smoke_project import TABLES, Smoke
+from tests.smoke_project import PROJECT, TABLES, Smoke
 
 from fisao_pipeline.preflight import NotReadyError
 
@@ -244,3 +247,157 @@ def test_real_captions_through_the_pipeline(project):
     assert metrics["chair_s"]["value"] == 0.450
     assert round(metrics["chair_i"]["value"], 5) == 0.12784
     assert round(metrics["recall"]["value"], 4) == 0.7979
+
+
+def test_the_other_benchmarks_in_one_run(project, tmp_path):
+    """Each from its own file, with a fault in each; the item table holds them all."""
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}]
+    references = [{"image_id": 1, "caption": "A dog sits."}, {"image_id": 2, "caption": "Two cats sleep."}]
+    (tmp_path / "captions.json").write_text(json.dumps({"images": images, "annotations": references}))
+    (tmp_path / "objects.json").write_text(json.dumps({"1": ["dog"], "2": ["cat"]}))
+    (tmp_path / "annotations.json").write_text(
+        json.dumps(
+            [
+                {"id": 1, "type": "generative", "truth": ["dog"], "hallu": ["cat"]},
+                {"id": 2, "type": "discriminative-hallucination", "truth": "no"},
+            ]
+        )
+    )
+    (tmp_path / "relation.json").write_text(json.dumps({"dog": [], "cat": []}))
+    (tmp_path / "safe.txt").write_text("light\n")
+    (tmp_path / "amber.json").write_text(
+        json.dumps(
+            [{"id": 1, "response": "A dog and a cat."}, {"id": 2, "response": "No"}, {"id": 9, "response": "No"}]
+        )
+    )
+    mme = [
+        {"category": "color", "image": "a.jpg", "label": label, "answer": answer}
+        for label, answer in (("Yes", "yes"), ("No", "no"))
+    ]
+    settings = {
+        "max_faulty_share": 0.5,
+        "captions": {
+            "predictions": lines(tmp_path / "c.jsonl", [{"image_id": 1, "caption": "a dog sits"}, {"image_id": 7}]),
+            "captions": str(tmp_path / "captions.json"),
+        },
+        "object_halbench": {
+            "predictions": lines(
+                tmp_path / "h.jsonl", [{"image_id": 1, "objects": ["dog", "cat"]}, {"image_id": 1, "objects": "dog"}]
+            ),
+            "instances": str(tmp_path / "objects.json"),
+            "captions": str(tmp_path / "captions.json"),
+        },
+        "clip_score": {
+            "predictions": lines(
+                tmp_path / "s.jsonl", [{"image_id": "x", "cosine": 0.2}, {"image_id": "y", "cosine": 9}]
+            )
+        },
+        "mme": {"predictions": lines(tmp_path / "m.jsonl", [*mme, {**mme[0], "image": "b.jpg"}])},
+        "amber": {
+            "predictions": str(tmp_path / "amber.json"),
+            "annotations": str(tmp_path / "annotations.json"),
+            "relation": str(tmp_path / "relation.json"),
+            "safe_words": str(tmp_path / "safe.txt"),
+        },
+    }
+    project.run("score_predictions", score_predictions=settings)
+    benchmarks = project.record("prediction_scores")["benchmarks"]
+    values = {
+        f"{name}.{metric}": interval["value"]
+        for name, scored in benchmarks.items()
+        for metric, interval in scored["metrics"].items()
+    }
+    expected = {
+        "amber.chair": 1 / 2,
+        "amber.f1": 1.0,
+        "amber.amber_score": 0.75,
+        "mme.color.accuracy_plus": 1.0,
+        "mme.score": 200.0,
+        "captions.bleu_1": pytest.approx(1.0),
+        "captions.rouge_l": pytest.approx(1.0),
+        "object_halbench.object_hallucination": 1 / 2,
+        "clip_score.clip_score": pytest.approx(0.5),
+    }
+    assert {name: values[name] for name in expected} == expected
+    reasons = dict(project.table("rejected_predictions")[["name", "reason"]].values)
+    assert reasons == {
+        "amber.json line 3": "unknown id: id 9 is in no annotation",
+        "m.jsonl line 3": "not one of two: image b.jpg of color",
+        "c.jsonl line 2": "unknown id: image_id 7 is in no annotation",
+        "h.jsonl line 2": "not a list of words: str",
+        "s.jsonl line 2": "not a cosine: 9",
+    }
+    assert list(benchmarks) == ["amber", "mme", "captions", "object_halbench", "clip_score"]
+    assert set(project.table("scored_items")["benchmark"]) == set(benchmarks)
+
+
+def test_questions_built_from_annotations_are_asked_and_scored(project, tmp_path):
+    objects = {str(n): ["dog", "cat", f"thing {n}"] for n in range(4)} | {"x": ["bus", "car", "kite", "cup"]}
+    (tmp_path / "objects.json").write_text(json.dumps(objects))
+    project.run("pope_questions", pope_questions={"instances": str(tmp_path / "objects.json"), "images": 5})
+    files = {
+        name: project.root / "data" / "smoke" / "05_model_input" / f"pope_questions_{name}.jsonl"
+        for name in ("random", "popular", "adversarial")
+    }
+    asked = [json.loads(line) for line in files["popular"].read_text().splitlines()]
+    assert len(asked) == 30
+    assert asked[0].keys() == {"question_id", "image", "text", "label"}
+    answers = lines(tmp_path / "a.jsonl", [{"question_id": row["question_id"], "text": row["label"]} for row in asked])
+    pope = {"predictions": {"popular": answers}, "questions": {"popular": str(files["popular"])}}
+    project.run("score_predictions", score_predictions={"pope": pope})
+    metrics = project.record("prediction_scores")["benchmarks"]["pope"]["metrics"]
+    assert (metrics["popular.accuracy"]["value"], metrics["popular.yes_ratio"]["value"]) == (1.0, 0.5)
+    with pytest.raises(ValueError, match=r"pope_questions\.instances: None is no file"):
+        project.run("pope_questions")
+
+
+@pytest.mark.slow
+def test_captions_scored_by_the_shipped_verifier(tmp_path, mlflow_template, monkeypatch):
+    """A caption of what a picture shows fits it better than one of another picture; a broken picture is named."""
+    own = Smoke.make(
+        tmp_path / "project",
+        mlflow_template,
+        lambda folder: shutil.copytree(PROJECT / "data" / "06_models" / "pocket_verifier", folder / "pocket_verifier"),
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", own.tracking_uri)
+    own.run("pocket_world", tags=["scenes"])
+    scenes = own.root / "data" / "smoke" / "01_raw" / "pocket_scenes"
+    coco = json.loads((scenes / "annotations.json").read_text())
+    names = {row["id"]: row["name"] for row in coco["categories"]}
+    shown: dict[int, str] = {}
+    for row in coco["annotations"]:
+        if "category_id" in row:
+            shown.setdefault(row["image_id"], names[row["category_id"]])
+    files = {row["id"]: row["file_name"] for row in coco["images"]}
+    words = list(shown.values())
+    means = []
+    for captions in (words, words[len(words) // 2 :] + words[: len(words) // 2]):
+        rows = [{"image": files[i], "caption": f"a {word}"} for i, word in zip(shown, captions, strict=True)]
+        rows.append({"image": "no_such.png", "caption": "a dog"})
+        clip = {"predictions": lines(tmp_path / "c.jsonl", rows), "id_field": "image"}
+        own.run("clip_score", score_predictions={"max_faulty_share": 0.2, "clip_score": clip})
+        scored = own.record("prediction_scores")["benchmarks"]["clip_score"]
+        assert scored["counts"][""]["left_out"] == {"unknown id": 1}
+        means.append(scored["metrics"]["clip_score"]["value"])
+    assert means[0] > means[1] > 0
+
+
+@pytest.fixture(scope="module")
+def coco_sized(tmp_path_factory):
+    """What scoring 40,504 captions took, with 202,520 reference captions and 10,000 resamples."""
+    source = DATA / "llava15_7b_greedy_500.jsonl"
+    if not source.is_file():
+        pytest.skip("the reference captions are not part of the project")
+    script, folder = Path(__file__).with_name("many_captions.py"), tmp_path_factory.mktemp("many")
+    command = [sys.executable, str(script), str(source), str(folder), "40504"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_captions_of_all_of_val2014_in_a_minute_and_a_gigabyte(coco_sized):
+    assert coco_sized["items"] == 40_504
+    assert coco_sized["seconds"] <= 60, coco_sized
+    assert coco_sized["written_mib"] < coco_sized["peak_mib"] <= 1024, coco_sized

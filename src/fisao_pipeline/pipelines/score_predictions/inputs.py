@@ -12,10 +12,13 @@ import pandas as pd
 
 from fisao_pipeline.benchmarks.amber import read_annotations
 from fisao_pipeline.benchmarks.pope import published_questions
+from fisao_pipeline.datasets.image_decoding import MAX_PIXELS
 from fisao_pipeline.datasets.json_stream import open_json, tolerant_rows
 from fisao_pipeline.ingestion.image_truth import ImageTruth, id_reader, read_truth
+from fisao_pipeline.ingestion.images import Folder
+from fisao_pipeline.ingestion.names import ImageNames
 from fisao_pipeline.ingestion.predictions import Predictions, read_cosine, read_predictions, read_words
-from fisao_pipeline.ingestion.rejections import Rejection, as_id, collect_rejections, rejections_table
+from fisao_pipeline.ingestion.rejections import Rejection, as_id, as_text, collect_rejections, rejections_table
 from fisao_pipeline.params import (
     AmberScoring,
     CaptionScoring,
@@ -53,13 +56,17 @@ def read_inputs(params: ScorePredictionsParams) -> list[ScoringInput]:
         DatasetError: A file that cannot be read.
         ValueError: Truth that is none; the message names file and line.
     """
-    digests = {setting: _digest(path) for setting, path in params.files().items()}
     inputs = []
     for name in params.benchmarks():
         predictions, truth = _READERS[name](getattr(params, name))
-        own = {setting: digest for setting, digest in digests.items() if setting.split(".")[1] == name}
-        inputs.append(ScoringInput(name, predictions, truth, own))
+        inputs.append(ScoringInput(name, predictions, truth, file_digests(params, name)))
     return inputs
+
+
+def file_digests(params: ScorePredictionsParams, benchmark: str) -> dict[str, str]:
+    """SHA-256 of each file of a benchmark by its setting."""
+    own = {setting: path for setting, path in params.files().items() if setting.split(".")[1] == benchmark}
+    return {setting: _digest(path) for setting, path in own.items()}
 
 
 def _read_chair(block: ChairScoring) -> tuple[dict[str, Predictions], dict[str, Any]]:
@@ -185,6 +192,34 @@ def _read_clip(block: ClipScoring) -> tuple[dict[str, Predictions], dict[str, An
         read_value=read_cosine,
     )
     return {"": predictions}, {}
+
+
+def read_clip_captions(block: ClipScoring, folder: Folder) -> Predictions:
+    """Captions of images in a folder; the images are those that can be decoded, by their names in the folder."""
+    listed = folder.files()
+    names = ImageNames(listed)
+    problems: dict[str, str | None] = {}
+
+    def find(value: Any) -> str | None:
+        name = as_text(value)
+        found = names.rows(name) if name is not None else []
+        return listed[found[0]] if len(found) == 1 else None
+
+    def check(row: dict[str, Any]) -> str | None:
+        name = find(row[block.id_field])
+        if name not in problems:
+            problems[name] = folder.check(name, MAX_PIXELS).reason
+        return problems[name] and f"image cannot be used: {problems[name]}"
+
+    return read_predictions(
+        tolerant_rows(Path(_one(block.predictions))),
+        _name(block.predictions),
+        id_field=block.id_field,
+        value_field=block.text_field,
+        find_id=find,
+        several=True,
+        check=check,
+    )
 
 
 _READERS: dict[str, Callable[[Any], tuple[dict[str, Predictions], dict[str, Any]]]] = {

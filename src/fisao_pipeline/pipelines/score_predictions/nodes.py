@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import click
 import pandas as pd
 
+from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.ingestion.rejections import collect_rejections, rejections_table
+from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.params import ScorePredictionsParams
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
-from fisao_pipeline.pipelines.score_predictions.inputs import ScoringInput, read_inputs
+from fisao_pipeline.pipelines.score_predictions.inputs import (
+    ScoringInput,
+    file_digests,
+    read_clip_captions,
+    read_inputs,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +29,26 @@ def read_scoring_inputs(params: ScorePredictionsParams) -> tuple[list[ScoringInp
     inputs = read_inputs(params)
     tables = [predictions.rejected for one in inputs for predictions in one.predictions.values()]
     return inputs, collect_rejections(rejections_table(()), *tables, listed_in="rejected_predictions")
+
+
+def score_captions_with_verifier(
+    image_folder: ImageFolder, verifier: ModelSource, params: ScorePredictionsParams
+) -> tuple[list[ScoringInput], pd.DataFrame]:
+    """Captions of images in the folder with the verifier's cosines, as CLIPScore reads them."""
+    from fisao_pipeline.benchmarks.clip_score import clip_text  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.models.verifier import load_verifier  # noqa: PLC0415
+    from fisao_pipeline.training.caption_cosines import caption_cosines  # noqa: PLC0415
+
+    found = read_clip_captions(params.clip_score, image_folder)
+    texts = [clip_text(caption) for caption in found.table["response"]]
+    ids = list(found.table["item_id"])
+    cosines, cut = caption_cosines(load_verifier(verifier), ids, texts, image_folder.open)
+    if cut:
+        logger.warning("%d of the captions are longer than the verifier's context and were cut.", cut)
+    table = found.table.assign(caption=found.table["response"], response=cosines)
+    truth = {"verifier": verifier.path_or_id, "cut_captions": cut}
+    one = ScoringInput("clip_score", {"": replace(found, table=table)}, truth, file_digests(params, "clip_score"))
+    return [one], collect_rejections(rejections_table(()), found.rejected, listed_in="rejected_predictions")
 
 
 def score_inputs(inputs: list[ScoringInput], params: ScorePredictionsParams) -> tuple[dict[str, Any], pd.DataFrame]:

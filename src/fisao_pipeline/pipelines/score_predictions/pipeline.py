@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node
 
-from fisao_pipeline.pipelines.score_predictions.nodes import read_scoring_inputs, score_inputs
+from fisao_pipeline.pipelines.score_predictions.nodes import (
+    read_scoring_inputs,
+    score_captions_with_verifier,
+    score_inputs,
+)
 
 
 def create_pipeline(**_: object) -> Pipeline:
@@ -28,4 +32,20 @@ def create_pipeline(**_: object) -> Pipeline:
             ),
         ],
         tags=["score_predictions"],
+    )
+
+
+def create_clip_pipeline() -> Pipeline:
+    """Return `clip_score`: captions of images in the folder, scored by the verifier of the catalog."""
+    return Pipeline(
+        [
+            node(
+                score_captions_with_verifier,
+                inputs=["image_folder", "verifier", "params:score_predictions"],
+                outputs=["scoring_inputs", "rejected_predictions"],
+                name="score_captions_with_verifier",
+            ),
+            *create_pipeline().only_nodes("score_inputs").nodes,
+        ],
+        tags=["clip_score"],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -119,7 +120,8 @@ def _score_halbench(one: ScoringInput, block: HalBenchScoring, settings: Bootstr
 
 
 def _score_clip(one: ScoringInput, block: ClipScoring, settings: BootstrapSettings) -> Scores:
-    return score_clip(one.predictions[""].table, settings)
+    scores = score_clip(one.predictions[""].table, settings)
+    return replace(scores, basis={**scores.basis, **one.truth})
 
 
 _SCORERS: dict[str, Callable[[ScoringInput, Any, BootstrapSettings], Scores]] = {
