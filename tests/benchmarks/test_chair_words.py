@@ -109,11 +109,21 @@ SIGNS = st.sampled_from(
 )
 
 
+PLAIN_SIGNS = st.sampled_from([" ", ", ", ". ", "! ", "\n\n"])
+
+
 @settings(deadline=None)
-@given(st.lists(st.tuples(WORDS, SIGNS), max_size=12), st.booleans())
+@given(
+    st.lists(st.tuples(WORDS, SIGNS), max_size=12) | st.lists(st.tuples(WORDS, PLAIN_SIGNS), max_size=6), st.booleans()
+)
 def test_the_fast_way_gives_the_tokens_of_nltk(parts, cut):
     text = "".join(word + sign for word, sign in parts)
     assert treebank_tokens(text.strip() if cut else text) == nltk_tokens(text.strip() if cut else text)
+
+
+def test_a_number_or_a_letter_before_a_full_stop_goes_on_with_the_sentence_as_in_nltk():
+    assert treebank_tokens("2. a dog. vitamin c. here") == nltk_tokens("2. a dog. vitamin c. here")
+    assert treebank_tokens("2. a dog.")[0] == "2."
 
 
 @pytest.mark.parametrize(
