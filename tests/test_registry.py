@@ -9,6 +9,8 @@ from fisao_pipeline.pipeline_registry import register_pipelines
 
 STAGES = ("image_ingestion", "response_sampling", "reward_annotation", "policy_training", "benchmark_evaluation")
 
+SCORING = ("score_predictions", "clip_score", "pope_questions")
+
 
 @pytest.fixture(scope="module")
 def pipelines():
@@ -16,7 +18,9 @@ def pipelines():
 
 
 def test_names(pipelines):
-    assert {*STAGES, "__default__", "train", "pocket_world", "seed_study", "ablation", "theorem"} <= set(pipelines)
+    assert {*STAGES, "__default__", "train", "pocket_world", "seed_study", "ablation", "theorem", *SCORING} <= set(
+        pipelines
+    )
 
 
 def names(*parts):
@@ -50,7 +54,7 @@ def test_every_stage_starts_from_artifacts_that_are_in_the_catalog(pipelines):
     for env in ("base", "smoke"):
         loader = OmegaConfigLoader(str(conf), env=env, **{**CONFIG_LOADER_ARGS, "default_run_env": env})
         entries = set(loader["catalog"])
-        for name in (*STAGES, "pocket_world", "seed_study", "ablation", "theorem"):
+        for name in (*STAGES, "pocket_world", "seed_study", "ablation", "theorem", *SCORING):
             needed = {i for i in pipelines[name].inputs() if not i.startswith("params:") and i != "parameters"}
             assert needed <= entries, f"{env}, {name}"
             assert pipelines[name].outputs() <= entries, f"{env}, {name}"
@@ -69,7 +73,7 @@ def test_the_layers_have_an_order(pipelines, env):
     conf = Path(__file__).parents[1] / "conf"
     catalog = OmegaConfigLoader(str(conf), env=env, **{**CONFIG_LOADER_ARGS, "default_run_env": env})["catalog"]
     layers = {name: entry["metadata"]["kedro-viz"]["layer"] for name, entry in catalog.items()}
-    for name in ("__default__", "pocket_world", "ablation", "seed_study", "theorem"):
+    for name in ("__default__", "pocket_world", "ablation", "seed_study", "theorem", *SCORING):
         before: dict[str, set[str]] = {}
         # Of a dataset without a layer, such as one in memory, the layers that it comes from.
         layers_of = {name: {layer} for name, layer in layers.items()}

@@ -9,8 +9,10 @@ from fisao_pipeline.pipelines import (
     plan,
     pocket_world,
     policy_training,
+    pope_questions,
     response_sampling,
     reward_annotation,
+    score_predictions,
     seed_study,
     theorem,
 )
@@ -20,8 +22,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     """Make every pipeline of the project.
 
     Returns:
-        The five stages, `train` (the first four), `__default__` (all five), `pocket_world`; `seed_study`, `ablation`
-        and `theorem`.
+        The five stages, `train` (the first four), `__default__` (all five), `pocket_world`; `score_predictions`,
+        `clip_score`, `pope_questions`; `seed_study`, `ablation` and `theorem`.
     """
     training_stages = {
         "image_ingestion": image_ingestion.create_pipeline(),
@@ -37,6 +39,9 @@ def register_pipelines() -> dict[str, Pipeline]:
         **training_stages,
         "benchmark_evaluation": evaluation,
         "plan": plan.create_pipeline(),
+        "score_predictions": score_predictions.create_pipeline(),
+        "clip_score": score_predictions.create_clip_pipeline(),
+        "pope_questions": pope_questions.create_pipeline(),
         "pocket_world": pocket_world.create_pipeline(),
         "seed_study": seed_study.create_pipeline(),
         "theorem": theorem.create_pipeline(),

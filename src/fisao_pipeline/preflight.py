@@ -25,6 +25,7 @@ from fisao_pipeline.params import (
     PolicyTrainingParams,
     ResponseSamplingParams,
     RewardAnnotationParams,
+    ScorePredictionsParams,
     StageParams,
     comparison_faults,
 )
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 HOOKS_BLOCKS = {"runtime"}
 # What a user may have to bring, and what says itself how to get it.
 _Brought = ModelFolderDataset | ImageFolderDataset | JsonFilesDataset | SavedImagesDataset | SavedPromptsDataset
+_SCORING = "params:score_predictions"
 
 
 class NotReadyError(click.ClickException):
@@ -59,6 +61,7 @@ class PreflightHooks:
         if not run_params.get("only_missing_outputs"):
             faults += _nothing_to_compare(pipeline, catalog)
             faults += missing_inputs(run_params, pipeline, catalog, registered)
+        faults += _missing_predictions(pipeline, catalog)
         if faults:
             raise NotReadyError("Nothing was run:\n" + "\n".join(f"- {fault}" for fault in faults))
         warn_of_unpinned(pipeline.inputs(), catalog, run_params.get("env"))
@@ -77,6 +80,21 @@ def warn_of_unpinned(names: Iterable[str], catalog: DataCatalog, env: str | None
                 dataset.unpinned,
                 f" --env={env}" if env else "",
             )
+
+
+def _missing_predictions(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
+    """What `score_predictions` names in its parameters and is not there."""
+    dataset = catalog.get(_SCORING) if _SCORING in pipeline.inputs() else None
+    if dataset is None:
+        return []
+    block = dataset.load()
+    params = block if isinstance(block, ScorePredictionsParams) else ScorePredictionsParams(**block)
+    if not params.benchmarks():
+        return [
+            "no benchmark of score_predictions has predictions: give, for instance, "
+            "`--params=score_predictions.chair.predictions=FILE,score_predictions.chair.instances=FILE`"
+        ]
+    return [f"{name}: there is no file '{path}'" for name, path in params.files().items() if not Path(path).is_file()]
 
 
 def registered_pipelines() -> dict[str, Pipeline]:

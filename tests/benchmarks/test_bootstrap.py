@@ -192,3 +192,41 @@ def test_r_of_too_few(n):
 
 def test_r_without_spread_is_undefined():
     assert bootstrap_pearson(pairs_of(20).assign(y=0.3)) == Interval(None, None, None)
+
+
+def many_images(count: int) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    below = rng.poisson(4, count)
+    return pd.DataFrame({"image_id": range(count), "above": rng.binomial(below, 0.1), "below": below})
+
+
+def test_poisson_weights_give_the_intervals_of_multinomial_ones(monkeypatch):
+    counts, metrics, settings_ = many_images(2000), {"ratio": ("above", "below")}, BootstrapSettings(4000)
+    exact = bootstrap_metrics(counts, metrics, settings_)["ratio"]
+    monkeypatch.setattr(bootstrap_module, "_MOST_MULTINOMIAL_IMAGES", 100)
+    drawn = bootstrap_metrics(counts, metrics, settings_)["ratio"]
+    assert drawn.value == exact.value and drawn.low != exact.low
+    # An end of the interval varies by some 4% of a standard deviation, a quarter of the width, from draw to draw.
+    assert (drawn.low, drawn.high) == pytest.approx((exact.low, exact.high), abs=0.05 * (exact.high - exact.low))
+
+
+def test_poisson_weights_have_mean_and_variance_one():
+    weights = bootstrap_module._poisson_quantiles()
+    assert weights.mean() == pytest.approx(1, abs=1e-4)
+    assert weights.var() == pytest.approx(1, abs=1e-3)
+
+
+def test_changes_of_many_images_are_paired():
+    counts = many_images(6000)
+    difference, _ = bootstrap_changes(counts, counts, {"ratio": ("above", "below")}, BootstrapSettings(100))["ratio"]
+    assert (difference.low, difference.high) == (0, 0)
+
+
+@pytest.mark.slow
+def test_ten_thousand_resamples_of_as_many_images_as_val2014_take_five_seconds():
+    from time import process_time
+
+    counts = many_images(40_504)
+    started = process_time()
+    bootstrap_metrics(counts, {"ratio": ("above", "below")}, BootstrapSettings(10_000))
+    assert process_time() - started <= 5

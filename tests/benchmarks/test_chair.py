@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from fisao_pipeline.benchmarks.chair import (
     CHAIR_METRICS,
     ChairItem,
+    chair_by_category,
+    chair_by_position,
     chair_counts,
     chair_item,
     chair_metrics,
-    spans_chain,
+    chair_truth,
 )
+from fisao_pipeline.benchmarks.chair_words import spans_chain
 from fisao_pipeline.benchmarks.ratios import ratios_of_sums
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 
@@ -91,6 +94,31 @@ def test_counts_give_the_metrics():
     assert list(counts.drop(columns="image_id").dtypes.unique()) == ["int64"]
 
 
+def test_truth_is_what_is_annotated_and_what_the_reference_captions_name():
+    assert chair_truth(["dog"], ["A puppy and a bus.", "Nothing."], spans_chain(COCO)) == {"dog", "bus"}
+    assert chair_truth([], [], spans_chain(COCO)) == frozenset()
+
+
+def test_by_category_hand_computed():
+    table = chair_by_category([item("A dog, a cat, another dog", ["dog", "car"]), item("a cat", ["cat"], "2")])
+    assert table.replace({float("nan"): None}).to_dict("records") == [
+        {"category": "cat", "mentions": 2, "hallucinated": 1, "chair_i": 0.5, "images": 1, "named": 1, "recall": 1.0},
+        {"category": "dog", "mentions": 2, "hallucinated": 0, "chair_i": 0.0, "images": 1, "named": 1, "recall": 1.0},
+        {"category": "car", "mentions": 0, "hallucinated": 0, "chair_i": None, "images": 1, "named": 0, "recall": 0.0},
+    ]
+    assert chair_by_category([]).empty
+
+
+def test_by_position_hand_computed():
+    items = [item("a dog, a cat, a cat and a dog", ["dog"]), item("a cat", ["dog"], "2"), item("none", ["dog"], "3")]
+    assert chair_by_position(items, last=3).to_dict("records") == [
+        {"position": 1, "mentions": 2, "hallucinated": 1, "chair_i": 0.5},
+        {"position": 2, "mentions": 1, "hallucinated": 1, "chair_i": 1.0},
+        {"position": 3, "mentions": 2, "hallucinated": 1, "chair_i": 0.5},
+    ]
+    assert chair_by_position([]).empty
+
+
 SOME = st.sampled_from(["dog", "cat", "bus", "car"])
 CASES = st.lists(st.tuples(st.lists(SOME, min_size=1), st.sets(SOME, min_size=1)), min_size=1, max_size=8)
 
@@ -98,6 +126,9 @@ CASES = st.lists(st.tuples(st.lists(SOME, min_size=1), st.sets(SOME, min_size=1)
 @given(CASES, st.randoms())
 def test_agrees_with_counting_one_by_one_in_any_order(cases, rng):
     items = [item(" and ".join(words), sorted(truth)) for words, truth in cases]
+    for table in (chair_by_category(items), chair_by_position(items, last=2)):
+        assert table["mentions"].sum() == sum(len(one.mentioned) for one in items)
+        assert table["hallucinated"].sum() == sum(len(one.hallucinated) for one in items)
     expected = slow_chair([words for words, _ in cases], [truth for _, truth in cases])
     rng.shuffle(items)
     assert {name: chair_metrics(items)[name] for name in METRICS} == pytest.approx(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
+from fisao_pipeline.benchmarks.bootstrap import BootstrapSettings, bootstrap_metrics
+from fisao_pipeline.benchmarks.chair_words import WordChain, WordChainName, choose_word_chain
+from fisao_pipeline.benchmarks.comparison_inputs import canonical_names
 from fisao_pipeline.benchmarks.ratios import RatioMetrics, ratios_of_sums
-from fisao_pipeline.method.object_spans import ObjectVocabulary, find_mentions, mark_repeats
-
-WordChain = Callable[[str], list[str]]
-"""From a caption to the categories it names, in order, every mention counted."""
+from fisao_pipeline.benchmarks.scores import Scores
+from fisao_pipeline.method.object_spans import ObjectVocabulary, mark_repeats
 
 CHAIR_METRICS: RatioMetrics = {
     "chair_i": ("hallucinated_mentions", "mentions"),
@@ -54,16 +57,6 @@ class ChairItem:
     unscored: int
 
 
-def spans_chain(vocabulary: ObjectVocabulary) -> WordChain:
-    """Find categories with this project's span matcher, the one whose mentions are rewarded.
-
-    It finds "bus" and "ties", which the reference's singularizer turns into words that its list does not hold, and
-    counts "toilet seat" as one toilet. On 500 real captions of LLaVA-1.5-7B it gives the reference's categories for 477
-    and CHAIR_i 0.1267 against 0.1278.
-    """
-    return lambda caption: [mention.category for mention in find_mentions(caption, vocabulary)]
-
-
 def chair_item(
     image_id: str,
     caption: str,
@@ -104,6 +97,11 @@ def chair_item(
     )
 
 
+def chair_truth(objects: Iterable[str], references: Iterable[str], word_chain: WordChain) -> frozenset[str]:
+    """Ground truth of an image as the reference makes it: annotated objects, and what its reference captions name."""
+    return frozenset(objects).union(*map(word_chain, references))
+
+
 def chair_counts(items: Sequence[ChairItem]) -> pd.DataFrame:
     """One row of counts per caption; every metric of `CHAIR_METRICS` is a ratio of two columns' sums."""
     rows = [
@@ -138,3 +136,111 @@ def chair_metrics(items: Sequence[ChairItem]) -> dict[str, float | int | None]:
     Source: LisaAnne/Hallucination, utils/chair.py; recall as in Maxlinn/CHAIR-metric-standalone; the last two are ours.
     """
     return {**ratios_of_sums(chair_counts(items), CHAIR_METRICS), "n": len(items)}
+
+
+def chair_by_category(items: Sequence[ChairItem]) -> pd.DataFrame:
+    """What is said of each category, most mentioned first.
+
+    Returns:
+        One row per category that is in an image or named: ``category``, ``mentions``, ``hallucinated``, ``chair_i``
+        (hallucinated / mentions), ``images`` (captions whose image shows it), ``named`` (of these, those that name
+        it), ``recall`` (named / images). A ratio without a denominator is NaN.
+    """
+    columns = {
+        "mentions": Counter(category for item in items for category in item.mentioned),
+        "hallucinated": Counter(category for item in items for category in item.hallucinated),
+        "images": Counter(category for item in items for category in item.true_objects),
+        "named": Counter(category for item in items for category in item.named),
+    }
+    categories = sorted({*columns["mentions"], *columns["images"]}, key=lambda name: (-columns["mentions"][name], name))
+    table = pd.DataFrame({name: [count[category] for category in categories] for name, count in columns.items()})
+    table.insert(0, "category", pd.Series(categories, dtype="str"))
+    table.insert(3, "chair_i", table["hallucinated"] / table["mentions"].replace(0, np.nan))
+    return table.assign(recall=table["named"] / table["images"].replace(0, np.nan))
+
+
+def chair_by_position(items: Sequence[ChairItem], last: int = 10) -> pd.DataFrame:
+    """Whether the first object named in a caption is there, the second, …; later ones are more often made up.
+
+    Args:
+        items: The captions.
+        last: Mentions from this one on share a row.
+
+    Returns:
+        ``position`` from 1 to at most ``last``, ``mentions``, ``hallucinated``, ``chair_i``; no row without mentions.
+    """
+    mentions: Counter[int] = Counter()
+    wrong: Counter[int] = Counter()
+    for item in items:
+        true = set(item.true_objects)
+        for place, category in enumerate(item.mentioned, start=1):
+            mentions[min(place, last)] += 1
+            wrong[min(place, last)] += category not in true
+    places = sorted(mentions)
+    table = pd.DataFrame(
+        {
+            "position": places,
+            "mentions": [mentions[place] for place in places],
+            "hallucinated": [wrong[place] for place in places],
+        },
+        dtype="int64",
+    )
+    return table.assign(chair_i=table["hallucinated"] / table["mentions"])
+
+
+def score_chair(
+    predictions: pd.DataFrame,
+    objects: Mapping[str, Sequence[str]],
+    references: Mapping[str, Sequence[str]],
+    vocabulary: ObjectVocabulary,
+    *,
+    word_chain: WordChainName,
+    annotated_categories: Collection[str] | None = None,
+    settings: BootstrapSettings | None = None,
+) -> Scores:
+    """CHAIR of captions, with intervals, by category and by position.
+
+    Args:
+        predictions: ``line``, ``item_id`` (the image) and ``response``; an image may have several.
+        objects: Annotated category names by image; read through the vocabulary, names that it does not hold are listed
+            in the settings.
+        references: Reference captions by image, may be empty; what they name is in the image too.
+        vocabulary: The names; "coco" for figures that compare with published ones.
+        word_chain: How words are found, in captions and references alike.
+        annotated_categories: As in `fisao_pipeline.benchmarks.comparison.compare`; None is every category.
+        settings: Resampling.
+    """
+    chain = choose_word_chain(word_chain, vocabulary)
+    declared = vocabulary.categories if annotated_categories is None else annotated_categories
+    known, unused = canonical_names(sorted(declared), vocabulary)
+    strange = set(unused)
+    truths: dict[str, frozenset[str]] = {}
+    for image_id in predictions["item_id"].unique():
+        names, unknown = canonical_names(objects.get(image_id, ()), vocabulary)
+        strange.update(unknown)
+        truths[image_id] = chair_truth(names, references.get(image_id, ()), chain).intersection(known)
+    items = [
+        chair_item(image_id, text, truths[image_id], word_chain=chain, annotated_categories=frozenset(known))
+        for image_id, text in zip(predictions["item_id"], predictions["response"], strict=True)
+    ]
+    counts = chair_counts(items)
+    details = {
+        "mentioned_categories": [list(item.mentioned) for item in items],
+        "hallucinated_categories": [list(item.hallucinated) for item in items],
+        "true_categories": [list(item.true_objects) for item in items],
+        "unscored_mentions": [item.unscored for item in items],
+    }
+    rows = predictions[["line", "item_id", "response"]].reset_index(drop=True)
+    return Scores(
+        metrics=bootstrap_metrics(counts, CHAIR_METRICS, settings),
+        items=pd.concat([rows, counts, pd.DataFrame(details)], axis=1),
+        basis={
+            "word_chain": word_chain,
+            "categories": len(set(known)),
+            "objects_outside_vocabulary": sorted(strange),
+            "captions": len(items),
+            "captions_without_object": sum(not item.mentioned for item in items),
+            "images_with_reference_captions": sum(bool(references.get(image_id)) for image_id in truths),
+        },
+        breakdowns={"by_category": chair_by_category(items), "by_position": chair_by_position(items)},
+    )

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from fisao_pipeline.benchmarks.bootstrap import BootstrapSettings, bootstrap_changes, bootstrap_metrics
-from fisao_pipeline.benchmarks.chair import CHAIR_METRICS, ChairItem, chair_counts, chair_item, spans_chain
+from fisao_pipeline.benchmarks.chair import CHAIR_METRICS, ChairItem, chair_counts, chair_item
+from fisao_pipeline.benchmarks.chair_words import spans_chain
 from fisao_pipeline.benchmarks.comparison_inputs import (
     DECODINGS,
     MODELS,

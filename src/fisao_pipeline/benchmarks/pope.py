@@ -7,11 +7,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
+from fisao_pipeline.benchmarks.bootstrap import BootstrapSettings, bootstrap_metrics
 from fisao_pipeline.benchmarks.ratios import RatioMetrics, ratios_of_sums
+from fisao_pipeline.benchmarks.scores import Scores
 
 Strategy = Literal["random", "popular", "adversarial"]
 AnswerParsing = Literal["reference", "strict"]
@@ -203,3 +205,81 @@ def pope_metrics(counts: pd.DataFrame) -> dict[str, float | int | None]:
     None where a denominator is zero (precision of a model that never says yes).
     """
     return {**ratios_of_sums(counts, POPE_METRICS), "n": len(counts)}
+
+
+def question_rows(questions: Iterable[PopeQuestion], file_names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows of a question file in POPE's published form, numbered from 1; images without a file name by id."""
+    return [
+        {
+            "question_id": number,
+            "image": file_names.get(question.image_id, question.image_id),
+            "text": question.prompt,
+            "label": question.answer,
+        }
+        for number, question in enumerate(questions, start=1)
+    ]
+
+
+def published_questions(rows: Iterable[tuple[int, Any, str | None]], source: str) -> pd.DataFrame:
+    """Read a question file as POPE publishes them: rows of ``question_id``, ``image``, ``text``, ``label``.
+
+    Args:
+        rows: ``(line, value, fault)`` of each row.
+        source: Name of the file, for messages.
+
+    Returns:
+        ``item_id``, ``image_id`` (the image's name), ``prompt``, ``answer``.
+
+    Raises:
+        ValueError: A row that is no question, or an id twice; the message names the line.
+    """
+    questions: dict[str, tuple[str, str, str]] = {}
+    for line, value, fault in rows:
+        row = value if isinstance(value, dict) else {}
+        lacking = [name for name in ("question_id", "image", "text", "label") if row.get(name) in (None, "")]
+        problem = fault or (f"no {', '.join(lacking)}" if lacking else None)
+        if problem is None and str(row["label"]).lower() not in ("yes", "no"):
+            problem = f"the label is yes or no, not {row['label']!r}"
+        elif problem is None and str(row["question_id"]) in questions:
+            problem = f"question_id {row['question_id']} stands twice"
+        if problem is not None:
+            raise ValueError(f"{source} line {line} is no POPE question: {problem}")
+        questions[str(row["question_id"])] = (str(row["image"]), str(row["text"]), str(row["label"]).lower())
+    if not questions:
+        raise ValueError(f"{source} holds no question")
+    table = pd.DataFrame.from_dict(questions, orient="index", columns=["image_id", "prompt", "answer"], dtype="str")
+    return table.rename_axis("item_id").reset_index()
+
+
+def score_pope(
+    predictions: Mapping[str, pd.DataFrame],
+    questions: Mapping[str, pd.DataFrame],
+    *,
+    parsing: AnswerParsing,
+    settings: BootstrapSettings | None = None,
+) -> Scores:
+    """POPE of answers to each set of questions (random, popular, adversarial), and of all together.
+
+    Args:
+        predictions: By set ``line``, ``item_id`` (of the question) and ``response``.
+        questions: By set what `published_questions` gives; those without an answer are left out.
+        parsing: See `parse_answer`.
+        settings: Resampling of images.
+    """
+    metrics, tables = {}, []
+    for name, answers in predictions.items():
+        rows = answers.merge(questions[name], on="item_id", validate="one_to_one")
+        counts = pope_counts(list(rows["image_id"]), list(rows["answer"]), list(rows["response"]), parsing)
+        scored = bootstrap_metrics(counts, POPE_METRICS, settings)
+        metrics |= {f"{name}.{metric}": interval for metric, interval in scored.items()}
+        asked = rows[["line", "item_id", "response", "prompt", "answer"]].assign(question_set=name)
+        tables.append(pd.concat([asked, counts], axis=1))
+    items = pd.concat(tables, ignore_index=True)
+    if len(tables) > 1:
+        scored = bootstrap_metrics(items, POPE_METRICS, settings)
+        metrics |= {f"all.{metric}": interval for metric, interval in scored.items()}
+    return Scores(
+        metrics,
+        items,
+        {"parsing": parsing, "questions": {name: len(table) for name, table in zip(predictions, tables, strict=True)}},
+    )

@@ -1,4 +1,8 @@
-"""BLEU and ROUGE-L of single responses against reference captions, as sacrebleu and rouge-score compute them."""
+"""BLEU and ROUGE-L of single responses against reference captions, as sacrebleu and rouge-score compute them.
+
+For the paper's Figure 2, whose points are single responses: their BLEU needs smoothing. Figures of a corpus as COCO
+reports them are in `fisao_pipeline.benchmarks.caption_metrics`.
+"""
 
 from __future__ import annotations
 

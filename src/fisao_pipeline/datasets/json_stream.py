@@ -114,6 +114,61 @@ def open_json_lines(path: Path) -> JsonRows:
     return JsonRows(path, None, sum(1 for _ in _lines(path)))
 
 
+class JsonRow(NamedTuple):
+    """One row of a file that may hold faulty ones.
+
+    Attributes:
+        number: Its line in JSON Lines, its place in a JSON list; from 1.
+        value: What it holds; None when it is faulty.
+        fault: Why it cannot be read, ``class of problem: detail``; None when it can.
+    """
+
+    number: int
+    value: Any
+    fault: str | None
+
+
+def tolerant_rows(path: Path) -> Iterator[JsonRow]:
+    """Yield the rows of a JSON Lines file, or of a JSON list, whatever the file is called, one in memory at a time.
+
+    A line that is no JSON or no UTF-8 is a row with a fault, and the next one is read; blank lines are none.
+
+    Raises:
+        DatasetError: A JSON list that breaks off or is malformed: where its next row begins is not known.
+    """
+    if _first_sign(path) == b"[":
+        content = open_json(path)
+        yield from (JsonRow(number, row, None) for number, row in enumerate(content, start=1))
+        return
+    with path.open("rb") as stream:
+        stream.seek(_bom_bytes(path))
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                yield _tolerant_row(number, line)
+
+
+def _first_sign(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        stream.seek(_bom_bytes(path))
+        while sign := stream.read(1):
+            if sign.strip():
+                return sign
+    return b""
+
+
+def _tolerant_row(number: int, line: bytes) -> JsonRow:
+    try:
+        return JsonRow(number, json.loads(line.decode("utf-8")), None)
+    except UnicodeDecodeError as error:
+        return JsonRow(number, None, f"not UTF-8: {error.reason} at byte {error.start + 1} of the line")
+    except json.JSONDecodeError as error:
+        return JsonRow(number, None, f"not JSON: {error.msg} at column {error.colno}")
+    except RecursionError:
+        return JsonRow(number, None, "not JSON: nested too deeply")
+    except ValueError as error:  # a number of more digits than Python reads
+        return JsonRow(number, None, f"not JSON: {error}")
+
+
 def _bom_bytes(path: Path) -> int:
     with path.open("rb") as stream:
         return len(codecs.BOM_UTF8) if stream.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0

@@ -17,7 +17,7 @@ _EXAMPLES = 3
 class Rejection(NamedTuple):
     """One refused thing; ``reason`` reads ``class of problem: detail``, so that reasons can be counted by class."""
 
-    kind: Literal["image", "annotation", "prompt"]
+    kind: Literal["image", "annotation", "prompt", "prediction"]
     name: str
     reason: str
 
