@@ -242,6 +242,9 @@ class PolicyTrainingParams(StageParams):
     seed: Seed = Field(description="Of the fresh adapter, of shuffling and, by round, of sampling.")
 
 
+EvaluatedDecoding = Literal["greedy", "sampled", "beam"]
+
+
 class BenchmarkEvaluationParams(StageParams):
     """Base against aligned on held-out images."""
 
@@ -255,6 +258,25 @@ class BenchmarkEvaluationParams(StageParams):
     bootstrap_resamples: int = Field(ge=100)
     confidence: float = Field(gt=0.5, lt=1)
     seed: Seed
+    # Those below came later. At its default each does what was done before it was there, and is no part of the name of
+    # a study's row (experiments.fingerprints), so that finished rows stay.
+    decodings: tuple[EvaluatedDecoding, ...] = Field(
+        default=("greedy", "sampled"), min_length=1, description="How both models answer, each in turn."
+    )
+    num_beams: int = Field(default=5, ge=2, le=64, description="Of the decoding `beam`.")
+    drop_unfinished_sentence: bool = Field(
+        default=False, description="Whether CHAIR reads a caption that max_new_tokens cut off up to its last sentence."
+    )
+    examples: int = Field(default=5, ge=0, le=1000, description="Of each kind: images won, lost and tied.")
+    responses_per_shard: int = Field(
+        default=256, ge=1, description="Answers kept on disk at a time; a run that is killed loses no more."
+    )
+
+    @model_validator(mode="after")
+    def _distinct_decodings(self) -> BenchmarkEvaluationParams:
+        if len(set(self.decodings)) < len(self.decodings):
+            raise ValueError(f"decodings must differ, got {list(self.decodings)}")
+        return self
 
 
 class ReportingParams(StageParams):

@@ -117,6 +117,8 @@ def phases(
     scored = forward_flops(shape, rounds * packed, packed, learnt)
     passes = optimiser_of(training).epochs
     updated = update_flops(shape, rounds * packed, packed, learnt, checkpointing)
+    beams = {name: evaluation.num_beams if name == "beam" else 1 for name in evaluation.decodings}
+    captions = sum(n * (evaluation.samples_per_prompt if name == "sampled" else 1) for name, n in beams.items())
     evaluated_length = response_share * evaluation.max_new_tokens
     found = {
         "calibration sampling": draw(calibration, k, length),
@@ -129,7 +131,7 @@ def phases(
             "update", passes * rounds, round(passes * learnt), round(passes * rounds * packed), passes * updated
         ),
         "evaluation": both(
-            draw(2 * held_out, 1 + evaluation.samples_per_prompt, evaluated_length), draw(4 * asked, 1, ANSWER_TOKENS)
+            draw(2 * held_out, captions, evaluated_length), *(draw(2 * asked, n, ANSWER_TOKENS) for n in beams.values())
         ),
     }
     images = calibration + per_round * training.rounds + probe + held_out
