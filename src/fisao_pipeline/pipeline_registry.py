@@ -5,6 +5,7 @@ from kedro.pipeline import Pipeline
 from fisao_pipeline.pipelines import (
     ablation,
     benchmark_evaluation,
+    compare_runs,
     image_ingestion,
     plan,
     pocket_world,
@@ -20,8 +21,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     """Make every pipeline of the project.
 
     Returns:
-        The five stages, `train` (the first four), `__default__` (all five), `pocket_world`; `seed_study`, `ablation`
-        and `theorem`.
+        The five stages, `train` (the first four), `__default__` (all five), `pocket_world`; `compare_runs`, `plan`,
+        `seed_study`, `ablation` and `theorem`.
     """
     training_stages = {
         "image_ingestion": image_ingestion.create_pipeline(),
@@ -36,6 +37,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "train": train,
         **training_stages,
         "benchmark_evaluation": evaluation,
+        "compare_runs": compare_runs.create_pipeline(),
         "plan": plan.create_pipeline(),
         "pocket_world": pocket_world.create_pipeline(),
         "seed_study": seed_study.create_pipeline(),

@@ -97,6 +97,7 @@ def compare_models(
     manifest: pd.DataFrame,
     annotated_categories: Collection[str],
     params: BenchmarkEvaluationParams,
+    same_questions: bool = True,
 ) -> dict[str, Any]:
     """The comparison of base and aligned, with the settings that its figures depend on.
 
@@ -104,7 +105,8 @@ def compare_models(
         predictions: The ``predictions`` table.
         manifest: The ``image_manifest`` table.
         annotated_categories: Names of the categories that the annotations declare: mentions of others are not scored.
-        params: Vocabulary and bootstrap.
+        params: Vocabulary, bootstrap, truncation rule, examples.
+        same_questions: Whether both must have been asked the same prompts as often.
     """
     vocabulary = load_vocabulary(params.vocabulary, "benchmark_evaluation.vocabulary")
     annotated = manifest.dropna(subset="objects")
@@ -116,6 +118,7 @@ def compare_models(
         settings=BootstrapSettings(params.bootstrap_resamples, params.confidence, params.seed),
         drop_unfinished_sentence=params.drop_unfinished_sentence,
         examples=params.examples,
+        same_questions=same_questions,
     )
     comparison["settings"] |= {
         "vocabulary": params.vocabulary,

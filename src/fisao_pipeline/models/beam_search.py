@@ -151,7 +151,9 @@ def _can_improve(running: _Beams, ended: _Beams) -> Bool[Tensor, " n"]:
 
 
 def _completions(best: list[_Beams]) -> Completions:
-    ids, logprobs, lengths = (torch.cat([getattr(b, name)[:, 0] for b in best]) for name in ("ids", "logprobs", "lengths"))
+    ids, logprobs, lengths = (
+        torch.cat([getattr(b, name)[:, 0] for b in best]) for name in ("ids", "logprobs", "lengths")
+    )
     width = int(lengths.max())
     mask = torch.arange(width, device=ids.device) < lengths[:, None]
     return Completions(ids[:, :width], mask, logprobs[:, :width])
