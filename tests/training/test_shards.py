@@ -94,7 +94,7 @@ def test_what_was_finished_is_kept_when_a_run_fails(world, whole, tmp_path, monk
         with monkeypatch.context() as patch:
             second = Counted(patch)
             pd.testing.assert_frame_equal(ask(world, folder), whole)
-        # A shard holds two batches of two prompts with two beams or samples, or one batch of four: at most two are lost.
+        # A shard is one batch here: what was begun when the run failed is all that is lost.
         assert first.calls + second.calls - all_batches.calls in (0, 1), stop_at
 
 

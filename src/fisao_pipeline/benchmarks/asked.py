@@ -33,6 +33,4 @@ def _hash(values: Iterable[object]) -> str | None:
     distinct = sorted(set(values))
     if not distinct:
         return None
-    return hashlib.sha256(json.dumps(distinct, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[
-        :_DIGITS
-    ]
+    return hashlib.sha256(json.dumps(distinct).encode()).hexdigest()[:_DIGITS]

@@ -73,10 +73,11 @@ def compare(
             asked about the same images in any case.
 
     Returns:
-        JSON-ready ``{"settings", "notes", "base", "aligned", "change", "categories", "mcnemar", "examples"}``. ``base[decoding][metric]`` is ``{"value",
-        "low", "high"}``; ``change[decoding]`` holds ``metric`` (aligned − base) and ``metric_relative`` ((aligned −
-        base) / base) in the same form. Undefined values are null and explained in ``notes``. The last three hold, per
-        decoding that has such answers, what `category_effects`, `mcnemar_of_answers` and `win_lose_tie` give.
+        JSON-ready ``{"settings", "notes", "base", "aligned", "change", "categories", "mcnemar", "examples"}``.
+        ``base[decoding][metric]`` is ``{"value", "low", "high"}``; ``change[decoding]`` holds ``metric`` (aligned −
+        base) and ``metric_relative`` ((aligned − base) / base) in the same form. Undefined values are null and
+        explained in ``notes``. The last three hold, per decoding that has such answers, what `category_effects`,
+        `mcnemar_of_answers` and `win_lose_tie` give.
 
     Raises:
         ValueError: No predictions, unknown labels, null responses, columns missing, an image annotated twice, or the

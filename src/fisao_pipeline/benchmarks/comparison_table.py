@@ -66,7 +66,7 @@ def title(decoding: str, sizes: Mapping[str, Any]) -> str:
 
 
 def settings_line(settings: Mapping[str, Any], decoding: str) -> str:
-    """What one decoding's figures hang on, in a line; what a comparison of an earlier version does not tell is left out."""
+    """What one decoding's figures hang on, in a line, as far as the comparison tells it (one of before tells less)."""
     asked = settings.get("asked", {}).get(decoding, {})
     unfinished = settings.get("unfinished_captions", {}).get(decoding)
     parts = [

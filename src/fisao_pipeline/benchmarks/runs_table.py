@@ -80,7 +80,8 @@ def _lines_of_pair(name: str, pair: Mapping[str, Any], decoding: str) -> list[st
     if test:
         lines.append(
             f"  Yes/no questions that only the first answers right {test['only_base_right']}, only this run "
-            f"{test['only_aligned_right']} of {test['questions']} (McNemar, {test['method']}: p = {test['p_value']:.2g})."
+            f"{test['only_aligned_right']}, of {test['questions']} "
+            f"(McNemar, {test['method']}: p = {test['p_value']:.2g})."
         )
     counts = pair["examples"].get(decoding, {}).get("counts")
     if counts:

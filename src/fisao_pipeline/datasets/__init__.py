@@ -1,4 +1,4 @@
-"""Kedro datasets that kedro-datasets lacks: atomic and all versions, adapter, model and image folders, values by key."""
+"""Kedro datasets that kedro-datasets lacks: atomic and all versions, folders of adapters, models and images, keys."""
 
 from fisao_pipeline.datasets.adapter_folder import AdapterArtifact, AdapterFolderDataset
 from fisao_pipeline.datasets.all_versions import AllVersions, AllVersionsDataset

@@ -19,7 +19,7 @@ _NEVER = -1e9
 
 @dataclass(frozen=True)
 class _Beams:
-    """Beams of n prompts, k of each: their tokens, log-probabilities (nats) and lengths, and what they are ranked by."""
+    """Beams of n prompts, k of each: tokens, log-probabilities (nats), lengths, and what they are ranked by."""
 
     ids: Int[Tensor, "n k t"]
     logprobs: Float[Tensor, "n k t"]

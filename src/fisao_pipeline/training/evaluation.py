@@ -126,7 +126,8 @@ def lowest_base_logprobs(
             batch = policy.encode(prompts[part["prompt_id"]].tolist(), part["image_id"].tolist(), open_image)
             logprobs, _ = policy.score(batch, padded, mask, temperature=1.0, reference=True)
             lowest = logprobs.masked_fill(~mask, torch.inf).amin(dim=1).tolist()
-            return [dict(zip(LIKELIHOOD_COLUMNS, pair, strict=True)) for pair in zip(part["response_id"], lowest)]
+            pairs = zip(part["response_id"], lowest, strict=True)
+            return [dict(zip(LIKELIHOOD_COLUMNS, pair, strict=True)) for pair in pairs]
 
         settings = ""
         if shards is not None:
