@@ -68,7 +68,7 @@ class AllVersions:
 def _parquet(path: Path) -> pd.DataFrame:
     try:
         return AtomicDataset(filepath=path.as_posix(), dataset="pandas.ParquetDataset").load()
-    except (OSError, ValueError) as error:
+    except (DatasetError, OSError, ValueError) as error:
         raise DatasetError(f"{path} is no Parquet file that can be read: {error}") from error
 
 
