@@ -75,7 +75,7 @@ def effects():
 
 def test_counts_by_hand(effects):
     rows = {row["category"]: row for row in effects["categories"]}
-    assert [row["category"] for row in effects["categories"]][0] == "cat", "the most often named comes first"
+    assert effects["categories"][0]["category"] == "cat", "the most often named comes first"
     assert rows["cat"]["base"] == {
         "mentions": 6,
         "hallucinated": 3,

@@ -109,7 +109,7 @@ def test_what_is_not_known_is_refused_until_it_is_given():
 def test_other_images_are_refused_or_those_in_common_are_compared():
     fewer = predictions("A dog and a cat.")
     fewer = fewer[fewer["image_id"] == "h0"]
-    with pytest.raises(ValueError, match="- images: a [0-9a-f]{12}, b [0-9a-f]{12}"):
+    with pytest.raises(ValueError, match=r"- images: a [0-9a-f]{12}, b [0-9a-f]{12}"):
         compared(run("a", model="base"), run("b", fewer))
     found = compared(run("a", model="base"), run("b", fewer), allowed=["images"])
     assert found["left_out"] == {"a": 1}
@@ -141,7 +141,7 @@ def test_tables_that_are_no_predictions():
         run("b", table[table["model"] == "aligned"], model="base")
     empty = predictions("A dog.")
     empty["response"] = None
-    with pytest.raises(ValueError, match="'a' .* and 'b' .* cannot be compared: .* no response"):
+    with pytest.raises(ValueError, match=r"'a' .* and 'b' .* cannot be compared: .* no response"):
         compared(run("a"), run("b", empty))
 
 
