@@ -28,6 +28,7 @@ MODELS = {
     "runtime": params.RuntimeParams,
     "score_predictions": params.ScorePredictionsParams,
     "pope_questions": params.PopeQuestionsParams,
+    "compare_runs": params.CompareRunsParams,
 }
 
 
@@ -52,7 +53,8 @@ def test_every_model_has_its_block():
     trainers = {params.OptimiserParams, params.PPOParams, params.DPOParams, params.RejectionSamplingParams}
     of_plan = {params.Card, params.Utilisation}
     others = {params.Arm, params.ContrastParams, params.FixedBaseline, params.LoraParams, params.PocketPhase}
-    nested = others | of_plan | trainers
+    of_comparison = {params.ComparedRun, params.RunSettings}
+    nested = others | of_plan | of_comparison | trainers
     of_scoring = {
         type(value) for _, value in params.ScorePredictionsParams(**load("base")["score_predictions"])
     } & blocks
@@ -112,6 +114,15 @@ def test_a_block_never_changes_after_loading(name):
         ("policy_training", "rejection_sampling.min_gap", -0.1),
         ("policy_training", "rejection_sampling.batch_size", 0),
         ("benchmark_evaluation", "confidence", 1.0),
+        ("benchmark_evaluation", "decodings", []),
+        ("benchmark_evaluation", "decodings", ["greedy", "greedy"]),
+        ("benchmark_evaluation", "decodings", ["nucleus"]),
+        ("benchmark_evaluation", "num_beams", 1),
+        ("benchmark_evaluation", "examples", -1),
+        ("benchmark_evaluation", "responses_per_shard", 0),
+        ("compare_runs", "runs", {"a b": "latest"}),
+        ("compare_runs", "runs", {"a": {"predictions": "latest", "model": "tuned"}}),
+        ("compare_runs", "allow_different", ["everything"]),
         ("pocket_verifier", "batch_size", 10_000_000),
         ("pocket_vlm", "phases", []),
         ("seed_study", "seeds", [1, 1]),

@@ -273,6 +273,9 @@ def comparison_faults(
     return faults
 
 
+EvaluatedDecoding = Literal["greedy", "sampled", "beam"]
+
+
 class BenchmarkEvaluationParams(StageParams):
     """Base against aligned on held-out images."""
 
@@ -286,6 +289,71 @@ class BenchmarkEvaluationParams(StageParams):
     bootstrap_resamples: int = Field(ge=100)
     confidence: float = Field(gt=0.5, lt=1)
     seed: Seed
+    # Those below came later. At its default each does what was done before it was there, and is no part of the name of
+    # a study's row (experiments.fingerprints), so that finished rows stay.
+    decodings: tuple[EvaluatedDecoding, ...] = Field(
+        default=("greedy", "sampled"), min_length=1, description="How both models answer, each in turn."
+    )
+    num_beams: int = Field(default=5, ge=2, le=64, description="Of the decoding `beam`.")
+    drop_unfinished_sentence: bool = Field(
+        default=False, description="Whether CHAIR reads a caption that max_new_tokens cut off up to its last sentence."
+    )
+    examples: int = Field(default=5, ge=0, le=1000, description="Of each kind: images won, lost and tied.")
+    responses_per_shard: int = Field(
+        default=256, ge=1, description="Answers kept on disk at a time; a run that is killed loses no more."
+    )
+
+    @model_validator(mode="after")
+    def _distinct_decodings(self) -> BenchmarkEvaluationParams:
+        if len(set(self.decodings)) < len(self.decodings):
+            raise ValueError(f"decodings must differ, got {list(self.decodings)}")
+        return self
+
+
+SettingName = Literal[
+    "decodings",
+    "max_new_tokens",
+    "temperature",
+    "samples_per_prompt",
+    "num_beams",
+    "images",
+    "prompts",
+    "questions",
+    "truncation_rule",
+]
+
+
+class RunSettings(StageParams):
+    """How answers were made, for predictions without a `provenance.json` that tells it; null is not known."""
+
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, gt=0, description="Of the decoding `sampled`.")
+    samples_per_prompt: int | None = Field(default=None, ge=1, description="Of the decoding `sampled`.")
+    num_beams: int | None = Field(default=None, ge=2, description="Of the decoding `beam`.")
+
+
+class ComparedRun(StageParams):
+    """One run of a comparison: which predictions, and which of their models."""
+
+    predictions: str = Field(min_length=1, description="A version of `predictions`, `latest`, or a file.")
+    model: Literal["base", "aligned"] = Field(default="aligned", description="Whose rows, where there are both.")
+    settings: RunSettings = Field(default=RunSettings(), description="Takes precedence over what is recorded.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_alone(cls, value: Any) -> Any:
+        return {"predictions": value} if isinstance(value, str) else value
+
+
+class CompareRunsParams(StageParams):
+    """Which runs are compared, each against the first."""
+
+    runs: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")], ComparedRun] = Field(
+        description="By the names that the table shall have; the first is what the others are compared with."
+    )
+    allow_different: tuple[SettingName, ...] = Field(
+        description="Settings in which the runs may differ; in any other a difference is refused."
+    )
 
 
 class PopeQuestionsParams(StageParams):

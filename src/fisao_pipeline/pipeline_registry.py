@@ -5,6 +5,7 @@ from kedro.pipeline import Pipeline
 from fisao_pipeline.pipelines import (
     ablation,
     benchmark_evaluation,
+    compare_runs,
     image_ingestion,
     plan,
     pocket_world,
@@ -23,7 +24,8 @@ def register_pipelines() -> dict[str, Pipeline]:
 
     Returns:
         The five stages, `train` (the first four), `__default__` (all five), `pocket_world`; `score_predictions`,
-        `clip_score`, `pope_questions`; `seed_study`, `ablation` and `theorem`.
+        `clip_score`, `pope_questions`; `compare_runs`, `plan`, `seed_study`, `ablation` and
+        `theorem`.
     """
     training_stages = {
         "image_ingestion": image_ingestion.create_pipeline(),
@@ -38,6 +40,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "train": train,
         **training_stages,
         "benchmark_evaluation": evaluation,
+        "compare_runs": compare_runs.create_pipeline(),
         "plan": plan.create_pipeline(),
         "score_predictions": score_predictions.create_pipeline(),
         "clip_score": score_predictions.create_clip_pipeline(),

@@ -231,7 +231,7 @@ def drop_one(frame):
         (lambda p: p.assign(prompt=np.where(p["model"] == "base", p["prompt"], "Look!")), "prompt 'Describe.'"),
         (lambda p: p.assign(model=p["model"].replace("aligned", "tuned")), r"'model' holds \['tuned'\]"),
         (lambda p: p.assign(task="vqa"), "'task' holds"),
-        (lambda p: p.assign(decoding="beam"), "'decoding' holds"),
+        (lambda p: p.assign(decoding="nucleus"), "'decoding' holds"),
         (lambda p: p.assign(response=None), "have no response"),
     ],
 )
@@ -269,3 +269,23 @@ def test_table(predictions):
     assert "95% intervals" in table
     widths = {len(line) for line in table.split("sampled decoding")[0].splitlines() if line.startswith("|")}
     assert len(widths) == 1
+
+
+def test_the_settings_stand_beside_each_table(predictions):
+    report = run(predictions.assign(finish_reason="length"))
+    report["settings"] |= {"max_new_tokens": 48, "temperature": 0.7, "num_beams": 5, "vocabulary": "coco"}
+    lines = {line.split(":")[0]: line for line in format_table(report).splitlines() if " decoding: " in line}
+    assert set(lines) == {"greedy decoding", "sampled decoding"}
+    greedy, sampled = (line for line in format_table(report).splitlines() if line.startswith("Settings: "))
+    images = report["settings"]["asked"]["greedy"]["caption_images"]
+    assert greedy.startswith(f"Settings: up to 48 tokens; vocabulary coco; word chain spans; images {images}; prompts ")
+    assert greedy.endswith("unfinished last sentences (3 and 3 captions) read.")
+    assert "temperature 0.7" in sampled and "temperature" not in greedy and "beams" not in greedy + sampled
+    assert "questions" in greedy and "questions" not in sampled
+
+
+def test_a_comparison_of_before_settings_were_told_is_shown_without(predictions):
+    report = run(predictions)
+    for name in ("asked", "unfinished_captions", "drop_unfinished_sentence", "word_chain"):
+        del report["settings"][name]
+    assert "Settings" not in format_table(report) and "CHAIR_i" in format_table(report)

@@ -26,6 +26,17 @@ def test_a_value_is_there_at_once_and_for_the_next_process(tmp_path):
     assert values.keys() == ["a-0", "b.1"] and values.get("a-0") == {"x": []}
 
 
+def test_a_value_is_removed(tmp_path):
+    values = json_folder(tmp_path).load()
+    values.put("a", 1)
+    values.put("b", 2)
+    values.remove("a")
+    values.remove("never-there")
+    assert values.keys() == ["b"] and values.get("a") is None
+    with pytest.raises(DatasetError, match="no file name"):
+        values.remove("../rows/b")
+
+
 def test_tables_come_back_with_their_lists(tmp_path):
     dataset = KeyedFolderDataset(filepath=str(tmp_path), dataset="pandas.ParquetDataset", suffix=".parquet")
     table = pd.DataFrame({"token_ids": [[1, 2], []], "text": ["a", None]})

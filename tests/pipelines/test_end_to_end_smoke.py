@@ -109,6 +109,66 @@ def test_the_comparison_has_its_keys(smoke, default_run):
                 assert value is None or low is None or low <= value <= high, (model, decoding, name)
 
 
+def shards(smoke) -> list[str]:
+    folder = smoke.root / "data" / "smoke" / "07_model_output" / "prediction_shards"
+    return sorted(path.name for path in folder.glob("[!.]*"))
+
+
+def test_parts_of_answers_are_kept_until_they_are_saved(smoke, default_run, monkeypatch):
+    """An evaluation that fails is gone on with: what it answered is not asked again, and then nothing is left."""
+    assert shards(smoke) == []
+    from fisao_pipeline.models.policy import Policy
+
+    real, calls = Policy.sample, []
+
+    def sample(self, *arguments, **options):
+        calls.append(len(calls))
+        if len(calls) == 5:
+            raise RuntimeError("the GPU is gone")
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Policy, "sample", sample)
+    changed = {"seed": 7, "responses_per_shard": 4, "batch_size": 8}
+    with pytest.raises(RuntimeError, match="the GPU is gone"):
+        smoke.run("benchmark_evaluation", benchmark_evaluation=changed)
+    kept, before = shards(smoke), smoke.versions("predictions", "07_model_output")
+    assert len(kept) >= 4 and calls[-1] == 4
+    smoke.run("benchmark_evaluation", benchmark_evaluation=changed)
+    resumed, asked = smoke.table("predictions"), len(calls) - 5
+    assert smoke.versions("predictions", "07_model_output")[:-1] == before
+    assert shards(smoke) == [], "what is saved is not kept twice"
+    calls[:] = range(10)
+    smoke.run("benchmark_evaluation", benchmark_evaluation=changed)
+    pd.testing.assert_frame_equal(smoke.table("predictions"), resumed)
+    assert len(calls) - 10 == asked + 4
+
+
+def test_beam_search_is_a_decoding_like_the_others(smoke, default_run):
+    smoke.run("benchmark_evaluation", benchmark_evaluation={"decodings": ["beam", "greedy"], "num_beams": 3})
+    comparison = smoke.record("comparison")
+    assert set(comparison["base"]) == set(comparison["categories"]) == {"beam", "greedy"}
+    assert comparison["settings"]["num_beams"] == 3
+    assert set(smoke.table("predictions")["decoding"]) == {"beam", "greedy"}
+
+
+def test_runs_are_compared_by_version_and_refused_where_they_were_not_made_alike(smoke, default_run, monkeypatch):
+    latest = smoke.run("benchmark_evaluation", benchmark_evaluation={"seed": 7, "max_new_tokens": 12})
+    with pytest.raises(ValueError, match="- max_new_tokens: first 24, again 12"):
+        smoke.run("compare_runs", compare_runs={"runs": {"first": default_run, "again": "latest"}})
+    assert not (smoke.root / "data" / "smoke" / "08_reporting" / "runs_table.md").exists()
+    runs = f"compare_runs.runs.base.predictions={latest},compare_runs.runs.base.model=base"
+    runs += f",compare_runs.runs.first={default_run},compare_runs.runs.again=latest"
+    runs += ",compare_runs.allow_different=[max_new_tokens]"
+    done = in_this_process(smoke, monkeypatch, "--pipeline=compare_runs", f"--params={runs}")
+    assert done.exit_code == 0, f"{done.output} {done.exception}"
+    found, own = smoke.record("runs_comparison"), smoke.record("comparison")
+    assert found["reference"] == "base" and list(found["pairs"]) == ["first", "again"]
+    for decoding in ("greedy", "sampled"):
+        assert found["pairs"]["again"]["change"][decoding]["recall"] == own["change"][decoding]["recall"]
+    assert found["runs"]["first"]["settings"]["max_new_tokens"] == 24
+    assert "- max_new_tokens: base 12, first 24, again 12" in smoke.page("runs_table")
+
+
 def test_the_run_is_tracked_with_parameters_metrics_and_tags(smoke, default_run):
     run = smoke.tracked(default_run)
     assert run.info.status == "FINISHED"

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from tests.pocket_models import stir
+from tests.pocket_models import favour, stir
 
 from fisao_pipeline.benchmarks.pope import PopeQuestion
 from fisao_pipeline.params import BenchmarkEvaluationParams
@@ -154,3 +154,56 @@ def test_the_aligned_models_words_are_judged_by_the_base_model(world):
     plain = evaluation.lowest_base_logprobs(world.policy(), responses, asked, world.open_image, batch_size=6)
     assert found == pytest.approx(plain, abs=1e-4)
     assert found != pytest.approx([min(row) for row in responses["logprobs"]], abs=1e-3)
+
+
+# --- decodings and the order of prompts ---------------------------------------------------------------------------
+
+
+def greedy(world, questions, **options):
+    params = PARAMS.model_copy(update={"decodings": ("greedy", "beam"), "num_beams": 3, **options.pop("params", {})})
+    return answer_prompts(stir(world.policy(), scale=0.5), questions, world.open_image, params, ("aligned",), **options)
+
+
+def test_greedy_and_beam_answers_do_not_depend_on_the_batch(world):
+    """Prompts of different lengths: by one, together, in order of their tokens or of their characters."""
+    asked = caption_questions(world.prompts.head(8).assign(split="held_out"))
+    sizes = dict.fromkeys(world.manifest["image_id"], (48, 48))
+    answers = [
+        greedy(world, asked, params={"batch_size": size}, image_sizes=given)
+        for size, given in ((1, None), (5, None), (5, sizes), (64, sizes))
+    ]
+    columns = ["prompt_id", "response", "n_tokens", "finish_reason", "decoding"]
+    for other in answers[1:]:
+        pd.testing.assert_frame_equal(other[columns], answers[0][columns])
+    assert answers[0]["prompt_id"].tolist() == asked["prompt_id"].tolist() * 2, "the order is that of the questions"
+    assert set(answers[0]["decoding"]) == {"greedy", "beam"}
+
+
+def test_the_longest_prompts_are_asked_first_by_tokens_with_those_of_the_image(world, monkeypatch):
+    asked = caption_questions(world.prompts.head(6).assign(split="held_out"))
+    policy, seen = world.policy(), []
+    real = policy.encode.__call__
+
+    def encode(prompts, image_ids, open_image):
+        seen.append(list(image_ids))
+        return real(prompts, image_ids, open_image)
+
+    lengths = dict(zip(asked["image_id"], (30, 90, 60, 90, 10, 70), strict=True))
+    encode.count_tokens = lambda prompts, sizes: [size[0] for size in sizes]
+    monkeypatch.setattr(policy, "encode", encode)
+    sizes = {image_id: (length, 1) for image_id, length in lengths.items()}
+    params = PARAMS.model_copy(update={"decodings": ("greedy",), "batch_size": 2})
+    table = answer_prompts(policy, asked, world.open_image, params, ("base",), image_sizes=sizes)
+    ids = asked["image_id"].tolist()
+    assert seen[:3] == [[ids[1], ids[3]], [ids[5], ids[2]], [ids[0], ids[4]]]
+    assert table["image_id"].tolist() == ids
+
+
+def test_why_an_answer_ended_is_told(world):
+    asked = caption_questions(held_out(world, 2))
+    policy = favour(world.policy(), world.policy().tokenizer.eos_token_id, 50.0)
+    params = PARAMS.model_copy(update={"decodings": ("greedy",)})
+    ended = answer_prompts(policy, asked, world.open_image, params, ("base",))
+    assert set(ended["finish_reason"]) == {"stop"}
+    cut = answer_prompts(world.policy(), asked, world.open_image, params, ("base",))
+    assert set(cut["finish_reason"]) == {"length"}

@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from fisao_pipeline.benchmarks.asked import asked_hashes
 from fisao_pipeline.benchmarks.bootstrap import BootstrapSettings, bootstrap_changes, bootstrap_metrics
+from fisao_pipeline.benchmarks.category_effects import category_effects
 from fisao_pipeline.benchmarks.chair import CHAIR_METRICS, ChairItem, chair_counts, chair_item
 from fisao_pipeline.benchmarks.chair_words import spans_chain
 from fisao_pipeline.benchmarks.comparison_inputs import (
@@ -19,8 +21,11 @@ from fisao_pipeline.benchmarks.comparison_inputs import (
     true_objects,
 )
 from fisao_pipeline.benchmarks.comparison_table import format_table
+from fisao_pipeline.benchmarks.examples import win_lose_tie
+from fisao_pipeline.benchmarks.mcnemar import mcnemar_of_answers
 from fisao_pipeline.benchmarks.pope import POPE_METRICS, STRATEGIES, AnswerParsing, pope_counts
 from fisao_pipeline.benchmarks.ratios import RatioMetrics
+from fisao_pipeline.benchmarks.unfinished import finished_part, is_unfinished
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 
 __all__ = ["compare", "format_table"]
@@ -39,14 +44,18 @@ def compare(
     annotated_categories: Collection[str] | None = None,
     settings: BootstrapSettings | None = None,
     answer_parsing: AnswerParsing = "reference",
+    drop_unfinished_sentence: bool = False,
+    examples: int = 5,
+    same_questions: bool = True,
 ) -> dict[str, Any]:
     """Compare the two models, one decoding at a time.
 
     Args:
-        predictions: Columns ``model`` (base, aligned), ``decoding`` (greedy, sampled), ``task`` (caption, pope),
+        predictions: Columns ``model`` (base, aligned), ``decoding`` (greedy, sampled, beam), ``task`` (caption, pope),
             ``image_id``, ``prompt``, ``answer`` (truth of a POPE question), ``response``; optionally ``pope_strategy``,
             ``n_tokens`` (length of the response) and ``lowest_base_logprob`` (nats of its least likely token under the
-            base model). Several samples of a prompt are several rows; resampling draws images, so samples of one image
+            base model) and ``finish_reason`` (`length` where the longest answer cut the response off, else `stop`).
+            Several samples of a prompt are several rows; resampling draws images, so samples of one image
             stay together.
         annotations: Columns ``image_id`` and ``objects`` (category names; null where the image is not annotated). Names
             are read through the vocabulary ("bike" is its "bicycle"); names that it does not hold are left out and
@@ -58,18 +67,25 @@ def compare(
             than the annotations.
         settings: Bootstrap settings; the defaults when None.
         answer_parsing: How POPE answers are read, see `fisao_pipeline.benchmarks.pope.parse_answer`.
+        drop_unfinished_sentence: Whether a caption that was cut off is read up to its last whole sentence, see
+            `fisao_pipeline.benchmarks.unfinished`; its tokens count as they are.
+        examples: Images to show of each kind, at most.
+        same_questions: Whether to refuse models that were not asked the same prompts as often; they must have been
+            asked about the same images in any case.
 
     Returns:
-        JSON-ready ``{"settings", "notes", "base", "aligned", "change"}``. ``base[decoding][metric]`` is ``{"value",
-        "low", "high"}``; ``change[decoding]`` holds ``metric`` (aligned − base) and ``metric_relative`` ((aligned −
-        base) / base) in the same form. Undefined values are null and explained in ``notes``.
+        JSON-ready ``{"settings", "notes", "base", "aligned", "change", "categories", "mcnemar", "examples"}``.
+        ``base[decoding][metric]`` is ``{"value", "low", "high"}``; ``change[decoding]`` holds ``metric`` (aligned −
+        base) and ``metric_relative`` ((aligned − base) / base) in the same form. Undefined values are null and
+        explained in ``notes``. The last three hold, per decoding that has such answers, what `category_effects`,
+        `mcnemar_of_answers` and `win_lose_tie` give.
 
     Raises:
         ValueError: No predictions, unknown labels, null responses, columns missing, an image annotated twice, or the
             two models answered different images, prompts or numbers of samples.
     """
     settings = settings or BootstrapSettings()
-    predictions = checked_predictions(predictions)
+    predictions = checked_predictions(predictions, same_questions)
     known = vocabulary.categories if annotated_categories is None else annotated_categories
     known = frozenset(canonical_names(known, vocabulary)[0])
     truths, unknown_names = true_objects(annotations, vocabulary, known)
@@ -84,19 +100,37 @@ def compare(
             "vocabulary_categories": len(vocabulary.categories),
             "annotated_categories": len(known),
             "objects_outside_vocabulary": unknown_names,
+            "drop_unfinished_sentence": drop_unfinished_sentence,
             "samples": {},
+            "asked": {},
+            "unfinished_captions": {},
         },
         "notes": notes,
         "base": {},
         "aligned": {},
         "change": {},
+        "categories": {},
+        "mcnemar": {},
+        "examples": {},
     }
     for decoding in (name for name in DECODINGS if (predictions["decoding"] == name).any()):
         rows = predictions[predictions["decoding"] == decoding]
-        captions = _caption_tables(rows, truths, vocabulary, known)
+        scored = _scored_captions(rows, truths, vocabulary, known, drop_unfinished_sentence)
+        captions = _caption_tables(scored)
         report["settings"]["samples"][decoding] = _sample_sizes(rows, captions, truths)
+        report["settings"]["asked"][decoding] = asked_hashes(rows[rows["model"] == "base"])
+        report["settings"]["unfinished_captions"][decoding] = {
+            model: int(own["unfinished"].sum()) for model, own in scored.items()
+        }
         tables = [captions] if (rows["task"] == "caption").any() else []
         _add_metrics(report, decoding, [*tables, *_pope_tables(rows, answer_parsing)], settings)
+        if len(captions[0]["base"]):
+            items = {model: own["item"].tolist() for model, own in scored.items()}
+            shown = {model: own[["prompt", "response"]].to_dict("records") for model, own in scored.items()}
+            report["categories"][decoding] = category_effects(items, settings)
+            report["examples"][decoding] = win_lose_tie(items, shown, examples, settings.seed)
+        if (rows["task"] == "pope").any():
+            report["mcnemar"][decoding] = mcnemar_of_answers(rows[rows["task"] == "pope"], answer_parsing)
         notes += _undefined_notes(report, decoding)
     return report
 
@@ -105,34 +139,49 @@ Tables = tuple[dict[str, pd.DataFrame], RatioMetrics]
 """Counts of each model, and the metrics that they give."""
 
 
-def _caption_tables(
-    rows: pd.DataFrame, truths: Mapping[str, Collection[str]], vocabulary: ObjectVocabulary, known: frozenset[str]
-) -> Tables:
-    """CHAIR counts of each model's captions of annotated images."""
+def _scored_captions(
+    rows: pd.DataFrame,
+    truths: Mapping[str, Collection[str]],
+    vocabulary: ObjectVocabulary,
+    known: frozenset[str],
+    drop_unfinished_sentence: bool,
+) -> dict[str, pd.DataFrame]:
+    """Each model's captions of annotated images with their ``item`` of CHAIR and whether they are ``unfinished``."""
     rows = rows[(rows["task"] == "caption") & rows["image_id"].isin(list(truths))]
-    tables = {}
+    order = ["image_id", "prompt", *(name for name in ("sample_index",) if name in rows), "response"]
+    find = spans_chain(vocabulary)
+    scored = {}
     for model in MODELS:
-        own = rows[rows["model"] == model]
-        items: list[ChairItem] = [
-            chair_item(
-                image_id,
-                response,
-                truths[image_id],
-                word_chain=spans_chain(vocabulary),
-                annotated_categories=known,
-            )
-            for image_id, response in zip(own["image_id"], own["response"], strict=True)
+        own = rows[rows["model"] == model].sort_values(order, kind="stable")
+        reasons = own["finish_reason"].tolist() if "finish_reason" in own else [None] * len(own)
+        reasons = [reason if isinstance(reason, str) else None for reason in reasons]
+        read = own["response"].tolist()
+        unfinished = [is_unfinished(text, reason) for text, reason in zip(read, reasons, strict=True)]
+        if drop_unfinished_sentence:
+            read = [finished_part(text, reason) for text, reason in zip(read, reasons, strict=True)]
+        items = [
+            chair_item(image_id, text, truths[image_id], word_chain=find, annotated_categories=known)
+            for image_id, text in zip(own["image_id"], read, strict=True)
         ]
+        scored[model] = own.assign(item=pd.Series(items, index=own.index, dtype=object), unfinished=unfinished)
+    return scored
+
+
+def _caption_tables(scored: Mapping[str, pd.DataFrame]) -> Tables:
+    """CHAIR counts of each model's captions, and the metrics that they give."""
+    tables = {}
+    optional = {"n_tokens": TOKEN_METRICS, "lowest_base_logprob": UNLIKELY_METRICS}
+    metrics = dict(CHAIR_METRICS)
+    for model, own in scored.items():
+        items: list[ChairItem] = own["item"].tolist()
         tables[model] = chair_counts(items)
         tables[model].attrs["unscored"] = sum(item.unscored for item in items)
         if "n_tokens" in own:
             tables[model]["tokens"] = own["n_tokens"].to_numpy()
         if "lowest_base_logprob" in own:
             tables[model]["unlikely_captions"] = (own["lowest_base_logprob"] < UNLIKELY_NATS).to_numpy()
-    optional = {"n_tokens": TOKEN_METRICS, "lowest_base_logprob": UNLIKELY_METRICS}
-    metrics = dict(CHAIR_METRICS)
-    for column, more in optional.items():
-        metrics |= more if column in rows else {}
+        for column, more in optional.items():
+            metrics |= more if column in own else {}
     return tables, metrics
 
 

@@ -10,14 +10,18 @@ import pandas as pd
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 
 MODELS = ("base", "aligned")
-DECODINGS = ("greedy", "sampled")
+DECODINGS = ("greedy", "sampled", "beam")
 TASKS = ("caption", "pope")
 
 _COLUMNS = ("model", "decoding", "task", "image_id", "prompt", "answer", "response")
 
 
-def checked_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
+def checked_predictions(predictions: pd.DataFrame, same_questions: bool = True) -> pd.DataFrame:
     """Return the predictions with string image ids, or say what keeps them from being compared.
+
+    Args:
+        predictions: The table.
+        same_questions: Whether both models must have been asked the same, prompt by prompt.
 
     Raises:
         ValueError: Columns missing, no rows, unknown labels, null responses, or the two models were not asked the same.
@@ -34,7 +38,8 @@ def checked_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     if predictions["response"].isna().any():
         raise ValueError(f"{int(predictions['response'].isna().sum())} predictions have no response (null)")
     predictions = predictions.assign(image_id=predictions["image_id"].astype(str))
-    _refuse_unequal_questions(predictions)
+    if same_questions:
+        _refuse_unequal_questions(predictions)
     return predictions
 
 

@@ -46,13 +46,15 @@ def format_table(comparison: Mapping[str, Any]) -> str:
             for name in comparison["base"][decoding]
             if any(comparison[model][decoding][name]["value"] is not None for model in ("base", "aligned"))
         ]
-        lines += ["", _title(decoding, settings["samples"][decoding])]
+        lines += ["", title(decoding, settings["samples"][decoding])]
+        lines += [*filter(None, [settings_line(settings, decoding)])]
         lines += ["", *markdown_table([_HEADER, *rows])] if rows else []
     lines += ["", *(f"Note: {note}." for note in comparison["notes"])] if comparison["notes"] else []
     return "\n".join(lines)
 
 
-def _title(decoding: str, sizes: Mapping[str, Any]) -> str:
+def title(decoding: str, sizes: Mapping[str, Any]) -> str:
+    """What one decoding's table is of, and what it rests on."""
     parts = []
     if sizes["captions"]:
         parts.append(f"{sizes['captions']} captions of {sizes['caption_images']} images")
@@ -63,19 +65,43 @@ def _title(decoding: str, sizes: Mapping[str, Any]) -> str:
     return f"{decoding} decoding: " + "; ".join(parts)
 
 
+def settings_line(settings: Mapping[str, Any], decoding: str) -> str:
+    """What one decoding's figures hang on, in a line, as far as the comparison tells it (one of before tells less)."""
+    asked = settings.get("asked", {}).get(decoding, {})
+    unfinished = settings.get("unfinished_captions", {}).get(decoding)
+    parts = [
+        ("up to {} tokens", settings.get("max_new_tokens")),
+        ("temperature {:g}", settings.get("temperature") if decoding == "sampled" else None),
+        ("{} beams", settings.get("num_beams") if decoding == "beam" else None),
+        ("vocabulary {}", settings.get("vocabulary")),
+        ("word chain {}", settings.get("word_chain")),
+        ("images {}", asked.get("caption_images")),
+        ("prompts {}", asked.get("caption_prompts")),
+        ("questions {}", asked.get("questions")),
+    ]
+    told = [text.format(value) for text, value in parts if value is not None]
+    if unfinished is not None and "drop_unfinished_sentence" in settings and asked.get("caption_images"):
+        what = "dropped" if settings["drop_unfinished_sentence"] else "read"
+        counts = " and ".join(str(count) for count in unfinished.values())
+        told.append(f"unfinished last sentences ({counts} captions) {what}")
+    return f"Settings: {'; '.join(told)}." if len(told) > 1 else ""
+
+
 def _row(name: str, base: Mapping[str, Any], aligned: Mapping[str, Any], change: Mapping[str, Any]) -> tuple[str, ...]:
     title = ROW_TITLES.get(name, name)
     scale, digits = (100, 1) if "%" in title else (1, 2)
     return (
         title,
-        _cell(base, scale, digits),
-        _cell(aligned, scale, digits),
-        _cell(change[name], scale, digits, sign="+"),
-        _cell(change[f"{name}_relative"], 100, 1, sign="+", unit=" %"),
+        interval_cell(base, scale, digits),
+        interval_cell(aligned, scale, digits),
+        interval_cell(change[name], scale, digits, sign="+"),
+        interval_cell(change[f"{name}_relative"], 100, 1, sign="+", unit=" %"),
     )
 
 
-def _cell(interval: Mapping[str, float | None], scale: int, digits: int, sign: str = "", unit: str = "") -> str:
+def interval_cell(interval: Mapping[str, float | None], scale: int, digits: int, sign: str = "", unit: str = "") -> str:
+    """A value and its interval; a dash where it is undefined."""
+
     def show(value: float | None) -> str:
         return "–" if value is None else f"{value * scale:{sign}.{digits}f}"
 

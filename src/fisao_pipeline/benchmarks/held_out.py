@@ -12,7 +12,9 @@ from fisao_pipeline.benchmarks.bootstrap import BootstrapSettings
 from fisao_pipeline.benchmarks.comparison import compare
 from fisao_pipeline.benchmarks.pope import STRATEGIES, PopeQuestion, build_questions
 from fisao_pipeline.chosen_vocabulary import load_vocabulary
+from fisao_pipeline.method.vocabulary import file_digest
 from fisao_pipeline.params import BenchmarkEvaluationParams
+from fisao_pipeline.provenance import library_versions
 from fisao_pipeline.seeded_choice import seeded_choice
 
 logger = logging.getLogger(__name__)
@@ -95,6 +97,7 @@ def compare_models(
     manifest: pd.DataFrame,
     annotated_categories: Collection[str],
     params: BenchmarkEvaluationParams,
+    same_questions: bool = True,
 ) -> dict[str, Any]:
     """The comparison of base and aligned, with the settings that its figures depend on.
 
@@ -102,7 +105,8 @@ def compare_models(
         predictions: The ``predictions`` table.
         manifest: The ``image_manifest`` table.
         annotated_categories: Names of the categories that the annotations declare: mentions of others are not scored.
-        params: Vocabulary and bootstrap.
+        params: Vocabulary, bootstrap, truncation rule, examples.
+        same_questions: Whether both must have been asked the same prompts as often.
     """
     vocabulary = load_vocabulary(params.vocabulary, "benchmark_evaluation.vocabulary")
     annotated = manifest.dropna(subset="objects")
@@ -112,9 +116,15 @@ def compare_models(
         vocabulary,
         annotated_categories=annotated_categories,
         settings=BootstrapSettings(params.bootstrap_resamples, params.confidence, params.seed),
+        drop_unfinished_sentence=params.drop_unfinished_sentence,
+        examples=params.examples,
+        same_questions=same_questions,
     )
     comparison["settings"] |= {
         "vocabulary": params.vocabulary,
+        "vocabulary_digest": file_digest(params.vocabulary),
+        "num_beams": params.num_beams,
+        "versions": library_versions(),
         "max_new_tokens": params.max_new_tokens,
         "temperature": params.temperature,
         "samples_per_prompt": params.samples_per_prompt,

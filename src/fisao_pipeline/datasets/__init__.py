@@ -1,6 +1,7 @@
-"""Kedro datasets that kedro-datasets lacks: atomic versions, adapter, model and image folders, values by key."""
+"""Kedro datasets that kedro-datasets lacks: atomic and all versions, folders of adapters, models and images, keys."""
 
 from fisao_pipeline.datasets.adapter_folder import AdapterArtifact, AdapterFolderDataset
+from fisao_pipeline.datasets.all_versions import AllVersions, AllVersionsDataset
 from fisao_pipeline.datasets.atomic import AtomicDataset, AtomicVersions
 from fisao_pipeline.datasets.keyed_folder import KeyedFolder, KeyedFolderDataset
 from fisao_pipeline.datasets.model_folder import ModelFolderDataset
@@ -8,6 +9,8 @@ from fisao_pipeline.datasets.model_folder import ModelFolderDataset
 __all__ = [
     "AdapterArtifact",
     "AdapterFolderDataset",
+    "AllVersions",
+    "AllVersionsDataset",
     "AtomicDataset",
     "AtomicVersions",
     "KeyedFolder",

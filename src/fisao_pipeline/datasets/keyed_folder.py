@@ -47,6 +47,15 @@ class KeyedFolder:
         """
         self._dataset(key).save(value)
 
+    def remove(self, key: str) -> None:
+        """Remove the value under a key; nothing happens when there is none.
+
+        Raises:
+            DatasetError: The key is no file name.
+        """
+        _check(key)
+        (self.folder / f"{key}{self._suffix}").unlink(missing_ok=True)
+
     @contextmanager
     def claim(self, key: str, wait: bool = False) -> Iterator[bool]:
         """Tell other processes that share the folder that this one is at work on a key's value, as long as it is.

@@ -32,9 +32,16 @@ class StageSettings:
     policy_training: PolicyTrainingParams
     benchmark_evaluation: BenchmarkEvaluationParams
 
-    def flat(self) -> dict[str, Any]:
-        """Dotted names, `policy_training.ppo.kl_coef` for instance, to plain values."""
-        return flatten_parameters({f"params:{field.name}": getattr(self, field.name) for field in fields(self)})
+    def flat(self, exclude_defaults: bool = False) -> dict[str, Any]:
+        """Dotted names, `policy_training.ppo.kl_coef` for instance, to plain values.
+
+        Args:
+            exclude_defaults: Leave out parameters that have a default in `params` and are at it.
+        """
+        blocks = {f"params:{field.name}": getattr(self, field.name) for field in fields(self)}
+        return flatten_parameters(
+            {name: block.model_dump(mode="json", exclude_defaults=exclude_defaults) for name, block in blocks.items()}
+        )
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,11 @@ class StudyInputs:
         return asdict(self)
 
     def row_key(self, row: StudyRow) -> str:
-        """Name of a finished row. The arm's name is no part of it: the same settings are the same row."""
-        flat = row.settings.flat()
+        """Name of a finished row. The arm's name is no part of it: the same settings are the same row.
+
+        Nor is a parameter that has a default and is at it: it came later and changes nothing, so rows of before count.
+        """
+        flat = row.settings.flat(exclude_defaults=True)
         vocabularies = [flat["reward_annotation.vocabulary"], flat["benchmark_evaluation.vocabulary"]]
         parts = {
             "parameters": flat,
@@ -68,7 +71,7 @@ class StudyInputs:
         return f"base-predictions-{self._without_verifier(evaluation)}"
 
     def _without_verifier(self, block: BaseModel) -> str:
-        return _digest([block.model_dump(mode="json"), self.backbone, self.data, self.version])
+        return _digest([block.model_dump(mode="json", exclude_defaults=True), self.backbone, self.data, self.version])
 
 
 def _model(source: ModelSource) -> str:

@@ -30,10 +30,21 @@ class Completions:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How completions are drawn: ``temperature`` 0 is greedy; no top-k or top-p, so that logprobs are exact."""
+    """How completions are drawn: ``temperature`` 0 is greedy; no top-k or top-p, so that logprobs are exact.
+
+    With more than one beam they are searched for, see ``models.beam_search``.
+
+    Raises:
+        ValueError: Several beams and a temperature: beams are not drawn.
+    """
 
     temperature: float
     max_new_tokens: int
+    num_beams: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_beams > 1 and self.temperature > 0:
+            raise ValueError(f"{self.num_beams} beams and temperature {self.temperature:g}: beams are not drawn, use 0")
 
 
 def draw_completions(

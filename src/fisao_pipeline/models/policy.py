@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from fisao_pipeline.method.logprobs import projected_token_logprobs
+from fisao_pipeline.models.beam_search import search_completions
 from fisao_pipeline.models.decoding import Completions, Decoding, draw_completions
 from fisao_pipeline.models.loading import load_pretrained
 from fisao_pipeline.models.lora import attach_lora
@@ -109,8 +110,16 @@ class Policy:
     def sample(
         self, batch: PromptBatch, decoding: Decoding, completions_per_prompt: int = 1, reference: bool = False
     ) -> Completions:
-        """Draw completions, those of a prompt adjacent, with torch's global random state; see ``models.decoding``."""
+        """Draw completions, those of a prompt adjacent, with torch's global random state; see ``models.decoding``.
+
+        Raises:
+            ValueError: More than one completion of a prompt is asked of beam search, which finds one.
+        """
+        if decoding.num_beams > 1 and completions_per_prompt > 1:
+            raise ValueError(f"beam search finds one completion of a prompt, not {completions_per_prompt}")
         with self._adapter(off=reference):
+            if decoding.num_beams > 1:
+                return search_completions(self.kind, self.kind.inputs(batch), decoding)
             return draw_completions(self.kind, self.kind.inputs(batch), decoding, completions_per_prompt)
 
     def score(

@@ -1,4 +1,4 @@
-"""How nodes open a picture by its id."""
+"""What nodes know of a picture by its id: how to open it, and its size."""
 
 from __future__ import annotations
 
@@ -25,3 +25,9 @@ def image_opener(image_folder: ImageFolder, image_manifest: pd.DataFrame) -> Cal
         return image_folder.open(names[image_id])
 
     return open_image
+
+
+def image_sizes(image_manifest: pd.DataFrame) -> dict[str, tuple[int, int]]:
+    """Width and height of each picture."""
+    sizes = zip(image_manifest["width"], image_manifest["height"], strict=True)
+    return dict(zip(image_manifest["image_id"], sizes, strict=True))

@@ -122,6 +122,8 @@ def phases(
     scored = forward_flops(shape, run, packed, learnt)
     passes = optimiser_of(training).epochs
     updated = update_flops(shape, run, packed, learnt, checkpointing)
+    beams = {name: evaluation.num_beams if name == "beam" else 1 for name in evaluation.decodings}
+    captions = sum(n * (evaluation.samples_per_prompt if name == "sampled" else 1) for name, n in beams.items())
     evaluated_length = response_share * evaluation.max_new_tokens
     found = {
         "calibration sampling": draw(calibration, k, length),
@@ -134,7 +136,7 @@ def phases(
             "update", passes * rounds * copies, round(passes * learnt), round(passes * run), passes * updated
         ),
         "evaluation": both(
-            draw(2 * held_out, 1 + evaluation.samples_per_prompt, evaluated_length), draw(4 * asked, 1, ANSWER_TOKENS)
+            draw(2 * held_out, captions, evaluated_length), *(draw(2 * asked, n, ANSWER_TOKENS) for n in beams.values())
         ),
     }
     # All prompts that are drawn from are read first, each at once and not token by token.

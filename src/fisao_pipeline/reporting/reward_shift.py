@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from fisao_pipeline.reporting.style import ALIGNED, BASE, INK, bin_edges, empty_figure, histogram, laid_out
 
 TITLE = "Rewards of generated objects before and after training"
-DECODINGS = ("greedy", "sampled")
+DECODINGS = ("greedy", "sampled", "beam")
 MODELS = {"base": BASE, "aligned": ALIGNED}
 
 
@@ -27,11 +27,14 @@ def reward_shift_figure(mentions: pd.DataFrame, captions: Mapping[tuple[str, str
     """
     if mentions.empty:
         return empty_figure(TITLE, "Neither model names an object of the vocabulary.")
-    titles = [f"{decoding}<br>{_caption(mentions, captions, decoding)}" for decoding in DECODINGS]
-    figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.08, shared_yaxes=True)
+    decodings = [name for name in DECODINGS if any(captions.get((model, name)) for model in MODELS)]
+    titles = [f"{decoding}<br>{_caption(mentions, captions, decoding)}" for decoding in decodings]
+    figure = make_subplots(
+        rows=1, cols=len(decodings), subplot_titles=titles, horizontal_spacing=0.08, shared_yaxes=True
+    )
     figure.update_annotations(yshift=10, font={"size": 13})
     edges = bin_edges(mentions["reward"].tolist(), bins)
-    for column, decoding in enumerate(DECODINGS, start=1):
+    for column, decoding in enumerate(decodings, start=1):
         for model, colour in MODELS.items():
             rewards = _rewards(mentions, model, decoding)
             if captions.get((model, decoding)):

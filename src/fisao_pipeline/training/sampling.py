@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,7 @@ from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import ResponseSamplingParams
 from fisao_pipeline.seeded_choice import seeded_choice
+from fisao_pipeline.training.shards import Shards, digest, in_shards
 
 RESPONSE_COLUMNS = [
     "response_id",
@@ -56,8 +58,10 @@ def sample_responses(
     description: str = "sampling",
     reference: bool = False,
     setting: str = "response_sampling.batch_size",
+    lengths: Sequence[int] | None = None,
+    shards: Shards | None = None,
 ) -> pd.DataFrame:
-    """Draw K completions for each prompt.
+    """Draw K completions for each prompt, or search for one.
 
     Prompts are answered in batches of similar length; each batch draws from a random state of its own, and torch's
     global one is left as it was.
@@ -76,32 +80,54 @@ def sample_responses(
         description: Label of the progress bar.
         reference: Whether to sample from the reference policy.
         setting: Where ``batch_size`` comes from, for messages.
+        lengths: Tokens of each prompt, its image's included; the longest are asked first, so that what does not fit
+            into memory shows at once. None orders prompts by their characters, the shortest first. Which prompts share
+            a batch decides what is drawn, but not what greedy decoding or beam search give.
+        shards: Where finished parts of the table are kept until the whole is; None keeps none.
 
     Returns:
         The ``responses`` table in the order of the prompts, copies of a prompt adjacent.
     """
-    order = prompts["prompt"].str.len().sort_values(kind="stable").index
+    if lengths is None:
+        order = prompts["prompt"].str.len().sort_values(kind="stable").index
+    else:
+        order = pd.Series(lengths, index=prompts.index).sort_values(kind="stable", ascending=False).index
     devices = [policy.device] if policy.device.type == "cuda" else []
 
+    # Beams take the place of copies.
+    at_once = responses_per_prompt * decoding.num_beams
+
     def draw(size: int) -> list[dict[str, Any]]:
-        per_batch = max(1, size // responses_per_prompt)
-        rows: list[dict[str, Any]] = []
+        batches = list(batched(len(order), max(1, size // at_once)))
+        settings = ""
+        if shards is not None:
+            settings = _digest_of(policy, prompts.loc[order], decoding, responses_per_prompt, len(batches[0]), seed)
+
+        def answer(number: int) -> list[dict[str, Any]]:
+            torch.manual_seed(seed * 1_000_003 + number)
+            part = prompts.loc[order[batches[number].start : batches[number].stop]]
+            batch = policy.encode(part["prompt"].tolist(), part["image_id"].tolist(), open_image)
+            completions = policy.sample(batch, decoding, responses_per_prompt, reference)
+            return response_rows(policy, part, completions, responses_per_prompt, decoding.temperature)
+
         progress = tqdm(total=len(prompts) * responses_per_prompt, desc=description, unit="response", leave=False)
         with torch.random.fork_rng(devices=devices), progress:
-            for number, chosen in enumerate(batched(len(order), per_batch)):
-                torch.manual_seed(seed * 1_000_003 + number)
-                part = prompts.loc[order[chosen.start : chosen.stop]]
-                batch = policy.encode(part["prompt"].tolist(), part["image_id"].tolist(), open_image)
-                completions = policy.sample(batch, decoding, responses_per_prompt, reference)
-                rows += response_rows(policy, part, completions, responses_per_prompt, decoding.temperature)
-                progress.update(len(part) * responses_per_prompt)
-        return rows
+            sizes = [len(batch) * responses_per_prompt for batch in batches]
+            return in_shards(sizes, answer, shards, settings, progress)
 
-    rows = _batch(policy, batch_size, setting).run(draw, smallest=responses_per_prompt)
+    rows = _batch(policy, batch_size, setting).run(draw, smallest=at_once) if len(prompts) else []
     table = pd.DataFrame(rows, columns=RESPONSE_COLUMNS)
     position = {prompt_id: i for i, prompt_id in enumerate(prompts["prompt_id"])}
     key = table["prompt_id"].map(position)
     return table.iloc[key.argsort(kind="stable")].reset_index(drop=True)
+
+
+def _digest_of(
+    policy: Policy, prompts: pd.DataFrame, decoding: Decoding, responses_per_prompt: int, batch_size: int, seed: int
+) -> str:
+    """Tells what is asked, in which batches and how, from everything else that the same model may be asked."""
+    asked = prompts[["prompt_id", "image_id", "prompt", "split"]].to_csv(index=False)
+    return digest(asked, asdict(decoding), responses_per_prompt, batch_size, seed, policy.device.type)
 
 
 def _batch(policy: Policy, batch_size: int, setting: str) -> HalvingSize:

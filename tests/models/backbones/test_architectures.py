@@ -181,6 +181,22 @@ def test_greedy_is_what_generate_gives(policy, batch):
     assert torch.equal(ours.ids, theirs[:, batch.input_ids.shape[1] :])
 
 
+def test_beam_search_is_what_generate_gives(policy, batch):
+    ours = policy.sample(batch, Decoding(temperature=0.0, max_new_tokens=8, num_beams=3))
+    with torch.no_grad():
+        theirs = policy.backbone.generate(
+            **pixels(policy),
+            do_sample=False,
+            num_beams=3,
+            max_new_tokens=8,
+            suppress_tokens=policy.suppressed_ids.tolist(),
+            eos_token_id=policy.eos_ids.tolist(),
+            pad_token_id=policy.kind.pad_id,
+            renormalize_logits=True,
+        )[:, -ours.ids.shape[1] :]
+    assert torch.equal(ours.ids[ours.mask], theirs[ours.mask])
+
+
 def test_sampled_logprobs_are_those_of_scoring_with_several_end_tokens(policy, batch, monkeypatch):
     """Two completions of each prompt, rows that end at different steps, the model used for another batch before."""
     ends = list(range(10, 300, 9))

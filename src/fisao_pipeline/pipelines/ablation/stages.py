@@ -91,11 +91,11 @@ class CatalogStages:
             return self._answers(dataset.load(), evaluation, "aligned")
 
     def compare(self, predictions: pd.DataFrame, evaluation: BenchmarkEvaluationParams) -> dict[str, Any]:
-        """As `benchmark_evaluation`."""
+        """As `benchmark_evaluation`, without its categories and examples: a row keeps figures."""
         comparison, _ = compare_base_and_aligned(
             predictions, self.image_manifest, self.annotated_categories, evaluation
         )
-        return comparison
+        return {name: part for name, part in comparison.items() if name not in ("categories", "examples")}
 
     def _answers(self, adapter: Path | None, evaluation: BenchmarkEvaluationParams, model: Any) -> pd.DataFrame:
         predictions, _ = answer_held_out_prompts(

@@ -19,10 +19,11 @@ from fisao_pipeline.benchmarks.held_out import (
     pope_questions,
 )
 from fisao_pipeline.datasets.image_folder import ImageFolder
+from fisao_pipeline.datasets.keyed_folder import KeyedFolder
 from fisao_pipeline.ingestion.rejections import collect_rejections
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.params import BenchmarkEvaluationParams, ReportingParams
-from fisao_pipeline.pipelines.images import image_opener
+from fisao_pipeline.pipelines.images import image_opener, image_sizes
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 from fisao_pipeline.pipelines.rejections import set_aside_long_prompts
 
@@ -36,11 +37,13 @@ def answer_held_out_prompts(
     policy_backbone: ModelSource,
     policy_adapter: Path | None,
     params: BenchmarkEvaluationParams,
+    prediction_shards: KeyedFolder | None = None,
     models: Sequence[Literal["base", "aligned"]] = ("base", "aligned"),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Captions and yes/no answers of the base and of the aligned model, or of one of them, to held-out images.
 
-    The second table lists the held-out prompts and questions that are too long for the policy.
+    The second table lists the held-out prompts and questions that are too long for the policy. Parts of the answers
+    are kept as they are made, so that a run that is killed goes on with the rest.
     """
     from fisao_pipeline.models.policy import Policy  # noqa: PLC0415 - slow to import
     from fisao_pipeline.training.evaluation import (  # noqa: PLC0415
@@ -49,6 +52,7 @@ def answer_held_out_prompts(
         caption_questions,
         yes_no_questions,
     )
+    from fisao_pipeline.training.shards import Shards, shard_owners  # noqa: PLC0415
 
     held_out = held_out_prompts(prompts)
     policy = Policy.load(policy_backbone, adapter=policy_adapter)
@@ -63,7 +67,36 @@ def answer_held_out_prompts(
     )
     rejected = collect_rejections(too_long, too_long_to_ask, listed_in="rejected_questions")
     questions = pd.concat([caption_questions(chosen), yes_no], ignore_index=True)
-    return answer_prompts(policy, questions, image_opener(image_folder, image_manifest), params, models), rejected
+    shards = None
+    if prediction_shards is not None:
+        owners = shard_owners(policy_backbone, policy_adapter, image_manifest, params)
+        shards = {
+            model: Shards(prediction_shards, owner, params.responses_per_shard) for model, owner in owners.items()
+        }
+    answers = answer_prompts(
+        policy,
+        questions,
+        image_opener(image_folder, image_manifest),
+        params,
+        models,
+        image_sizes(image_manifest),
+        shards,
+    )
+    return answers, rejected
+
+
+def drop_prediction_shards(
+    _saved: pd.DataFrame,
+    image_manifest: pd.DataFrame,
+    policy_backbone: ModelSource,
+    policy_adapter: Path,
+    prediction_shards: KeyedFolder,
+    params: BenchmarkEvaluationParams,
+) -> None:
+    """Remove the parts of the answers that are now in `predictions`; those of runs that were not finished stay."""
+    from fisao_pipeline.training.shards import drop, shard_owners  # noqa: PLC0415 - slow to import
+
+    drop(prediction_shards, shard_owners(policy_backbone, policy_adapter, image_manifest, params).values())
 
 
 def compare_base_and_aligned(

@@ -9,6 +9,7 @@ from fisao_pipeline.pipelines.benchmark_evaluation.nodes import (
     compare_base_and_aligned,
     count_verifier_errors,
     draw_reward_shift,
+    drop_prediction_shards,
     score_predictions,
     write_case_study,
     write_figures_page,
@@ -28,9 +29,24 @@ def create_pipeline(**_: object) -> Pipeline:
                     "policy_backbone",
                     "policy_adapter",
                     "params:benchmark_evaluation",
+                    "prediction_shards",
                 ],
                 outputs=["predictions", "rejected_questions"],
                 name="answer_held_out_prompts",
+            ),
+            node(
+                drop_prediction_shards,
+                # The first is there for the order: nothing is dropped before it is saved.
+                inputs=[
+                    "predictions",
+                    "image_manifest",
+                    "policy_backbone",
+                    "policy_adapter",
+                    "prediction_shards",
+                    "params:benchmark_evaluation",
+                ],
+                outputs=None,
+                name="drop_prediction_shards",
             ),
             node(
                 compare_base_and_aligned,

@@ -1,0 +1,156 @@
+"""Long answering kept part by part: a run that was killed goes on where it was, to the very same table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from fisao_pipeline.models.source import ModelSource, fingerprint, identity
+from fisao_pipeline.params import BenchmarkEvaluationParams
+from fisao_pipeline.provenance import library_versions
+
+logger = logging.getLogger(__name__)
+
+# Another version of these rounds otherwise, so that a table of parts of both would be that of neither.
+_LIBRARIES = ("fisao-pipeline", "torch", "transformers", "peft")
+# Changed between a run that was killed and the next, these leave the answers as they are.
+_OF_FIGURES = {"vocabulary", "bootstrap_resamples", "confidence", "drop_unfinished_sentence", "examples"}
+_DIGITS = 16
+
+Row = dict[str, Any]
+
+
+class Store(Protocol):
+    """Tables by key; what was put is kept at once and whole."""
+
+    def get(self, key: str) -> pd.DataFrame | None:
+        """The table, None when there is none."""
+
+    def put(self, key: str, value: pd.DataFrame) -> None:
+        """Keep a table."""
+
+    def keys(self) -> list[str]:
+        """Keys of all tables."""
+
+    def remove(self, key: str) -> None:
+        """Remove a table."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Where finished parts of a table are kept, and under which names.
+
+    Attributes:
+        store: Holds the parts.
+        owner: Tells whose answers to what they are, see `shard_owners`. Every key begins with it.
+        rows: Rows of a part: it ends with the batch in which there are as many.
+    """
+
+    store: Store
+    owner: str
+    rows: int
+
+    def key(self, first: int, settings: str) -> str:
+        """Name of the part that begins with a batch of this number, of a table that is made with these settings."""
+        return f"{self.owner}-{digest(settings, self.rows)}-{first:06d}"
+
+
+def shard_owners(
+    backbone: ModelSource, adapter: Path | None, manifest: pd.DataFrame, params: BenchmarkEvaluationParams
+) -> dict[str, str]:
+    """What the keys of each model's answers in one evaluation begin with; the base model's do not hang on the adapter.
+
+    The weights and how they are loaded, the adapter, the pictures (by the manifest's hashes), what the evaluation asks
+    and how, and the libraries.
+
+    Args:
+        backbone: The base model.
+        adapter: PEFT folder of the aligned model; None where only the base model answers.
+        manifest: The ``image_manifest``.
+        params: Of the evaluation; what only its figures hang on does not count.
+    """
+    known = library_versions()
+    pictures = manifest[[name for name in ("image_id", "sha256") if name in manifest]]
+    shared = (
+        identity(backbone),
+        backbone.dtype,
+        backbone.options,
+        pictures.to_csv(index=False),
+        params.model_dump(mode="json", exclude=_OF_FIGURES),
+        {name: known.get(name) for name in _LIBRARIES},
+    )
+    adapted = fingerprint(adapter) if adapter is not None else None
+    return {"base": digest(shared), "aligned": digest(shared, adapted)}
+
+
+def drop(store: Store, owners: Iterable[str]) -> None:
+    """Remove all parts of these owners."""
+    beginnings = tuple(f"{owner}-" for owner in owners)
+    for key in store.keys():
+        if key.startswith(beginnings):
+            store.remove(key)
+
+
+def digest(*parts: Any) -> str:
+    """Hexadecimal digits that tell these JSON-like values from all others."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:_DIGITS]
+
+
+def in_shards(
+    sizes: Sequence[int],
+    answer: Callable[[int], list[Row]],
+    shards: Shards | None,
+    settings: str,
+    progress: tqdm,
+) -> list[Row]:
+    """The rows of all batches in order, those of a part that was kept taken from there.
+
+    Args:
+        sizes: Rows of each batch.
+        answer: Makes the rows of a batch, given its number, on which alone they depend.
+        shards: Where parts are kept; None keeps none.
+        settings: Digest of everything that ``answer`` depends on beside ``shards.owner``.
+        progress: Counts rows, those that were kept as well.
+    """
+    rows: list[Row] = []
+    taken = 0
+    for first, group in _parts(sizes, shards.rows if shards is not None else 1):
+        part = _kept(shards, first, settings)
+        if part is None:
+            part = []
+            for number in group:
+                made = answer(number)
+                part += made
+                progress.update(len(made))
+            if shards is not None:
+                shards.store.put(shards.key(first, settings), pd.DataFrame(part))
+        else:
+            taken += len(part)
+            progress.update(len(part))
+        rows += part
+    if taken:
+        logger.info("%s: %d of %d were answered by an earlier run and are kept.", progress.desc, taken, len(rows))
+    return rows
+
+
+def _kept(shards: Shards | None, first: int, settings: str) -> list[Row] | None:
+    table = shards.store.get(shards.key(first, settings)) if shards is not None else None
+    return None if table is None else table.to_dict("records")
+
+
+def _parts(sizes: Sequence[int], rows: int) -> Iterator[tuple[int, list[int]]]:
+    """Runs of batches that hold as many rows or a little more, each with the number of its first batch."""
+    group: list[int] = []
+    for number, _ in enumerate(sizes):
+        group.append(number)
+        if sum(sizes[i] for i in group) >= rows or number + 1 == len(sizes):
+            yield group[0], group
+            group = []
