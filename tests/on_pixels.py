@@ -57,10 +57,10 @@ def direct_logprobs(
     counts = inputs["attention_mask"].bool()
     after = {**_OF_TOKENS, "token_type_ids": int(model.config.model_type == "paligemma")}
     rows = {}
-    for name in after:
+    for name, value in after.items():
         if name in inputs:
             rows[name] = [
-                torch.cat([row[mask], ids if after[name] is None else torch.full_like(ids, after[name])])
+                torch.cat([row[mask], ids if value is None else torch.full_like(ids, value)])
                 for row, mask, ids in zip(inputs[name], counts, completions, strict=True)
             ]
     padded = {
