@@ -1,4 +1,4 @@
-"""Whole runs of every supported architecture at random weights: `train`, then `benchmark_evaluation`, as a user runs them.
+"""Whole runs of every supported architecture at random weights: `train`, then `benchmark_evaluation`.
 
 Tiny models with the real classes and processors, a verifier of the kind that goes with each, a dozen rendered pictures
 of different sizes. Words of their tokenizers are objects of COCO, so that random answers name some; which of them are
@@ -20,6 +20,7 @@ import torch
 from click.testing import CliRunner
 from peft import PeftModel
 from PIL import Image
+from safetensors.torch import load_file
 from tests.backbone_zoo import ZOO, build
 from tests.on_pixels import direct_logprobs, pixels
 from tests.smoke_project import Smoke
@@ -79,6 +80,7 @@ class Twin:
     architecture: str
     smoke: Smoke
     trained: str = ""
+    evaluated: str = ""
     policies: list[Policy] = field(default_factory=list)
 
     @property
@@ -103,12 +105,17 @@ class Twin:
         merged = {name: {**block, **changes.pop(name, {})} for name, block in SETTINGS.items()}
         return self.smoke.run(pipeline, **merged, **changes)
 
+    def table(self, name: str) -> pd.DataFrame:
+        """Of the first two runs, whatever was run after them."""
+        of_evaluation = name in ("predictions", "rejected_questions", "prediction_mentions")
+        return self.smoke.table(name, self.evaluated if of_evaluation else self.trained)
+
     @cached_property
     def asked(self) -> pd.DataFrame:
         """A few sampled responses, with the text that was asked and the picture's file."""
-        responses = self.smoke.table("responses")
-        prompts = self.smoke.table("prompts").set_index("prompt_id")["prompt"]
-        files = self.smoke.table("image_manifest").set_index("image_id")["file_name"]
+        responses = self.table("responses")
+        prompts = self.table("prompts").set_index("prompt_id")["prompt"]
+        files = self.table("image_manifest").set_index("image_id")["file_name"]
         chosen = responses.drop_duplicates("image_id").head(6)
         return chosen.assign(
             prompt=prompts[chosen["prompt_id"]].tolist(), file_name=files[chosen["image_id"]].tolist()
@@ -163,17 +170,15 @@ def twin(request, tmp_path_factory, mlflow_template) -> Iterator[Twin]:
 
         patch.setattr(Policy, "load", classmethod(recorded))
         made.trained = made.run("train")
-        made.run("benchmark_evaluation")
+        made.evaluated = made.run("benchmark_evaluation")
         patch.setattr(Policy, "load", classmethod(load))
         yield made
 
 
 def test_the_rewards_reach_the_adapter(twin):
-    rewards = twin.smoke.table("token_rewards")["token_rewards"]
+    rewards = twin.table("token_rewards")["token_rewards"]
     assert sum(any(row) for row in rewards) > 1, "responses must name objects"
     assert len({sum(row) for row in rewards}) > 1
-    from safetensors.torch import load_file
-
     state = load_file(twin.adapter / "adapter_model.safetensors")
     assert state and all(tensor.dtype == torch.float32 for tensor in state.values())
     seconds = [tensor for name, tensor in state.items() if ".lora_B." in name]
@@ -181,7 +186,7 @@ def test_the_rewards_reach_the_adapter(twin):
 
 
 def test_the_first_step_is_on_policy(twin):
-    history = twin.smoke.table("training_history")
+    history = twin.table("training_history")
     assert history["round"].tolist() == [-1, 0, 1] and history["kept"].tolist() == [False, False, True]
     numbers = history.iloc[1:].drop(columns=["kept", *(c for c in history if c.startswith("probe"))])
     assert np.isfinite(numbers.to_numpy(dtype=float)).all()
@@ -238,7 +243,7 @@ def test_merged_it_is_a_model_like_any_other(twin, tmp_path, monkeypatch):
 
 
 def test_both_models_answer_and_are_compared(twin):
-    predictions = twin.smoke.table("predictions")
+    predictions = twin.table("predictions")
     counts = predictions.groupby(["model", "decoding", "task"]).size()
     assert set(counts.index) == {
         (m, d, t) for m in ("base", "aligned") for d in ("greedy", "sampled") for t in ("caption", "pope")
@@ -267,12 +272,12 @@ def test_both_models_answer_and_are_compared(twin):
 
 
 def test_prompts_beyond_the_context_are_listed_and_never_asked(twin):
-    prompts = twin.smoke.table("prompts")
+    prompts = twin.table("prompts")
     long = {p for p in prompts["prompt_id"] if p.startswith("long-")}
     assert set(prompts.loc[prompts["prompt_id"].isin(long), "split"]) >= {"training", "held_out"}
-    assert set(twin.smoke.table("rejected_prompts")["name"]) == long
+    assert set(twin.table("rejected_prompts")["name"]) == long
     for name in ("responses", "training_rollouts", "predictions"):
-        assert not set(twin.smoke.table(name)["prompt_id"]) & long
+        assert not set(twin.table(name)["prompt_id"]) & long
 
 
 def test_the_card_names_the_model_and_what_was_measured(twin):
@@ -282,14 +287,24 @@ def test_the_card_names_the_model_and_what_was_measured(twin):
 
 
 def test_a_plan_knows_its_sizes(twin):
-    twin.run("plan", plan={"image_tokens": 20})
+    """And asks for what an image takes where that depends on the image."""
+    policy = twin.policies[1]
+    sizes = [policy.encode.count_tokens(["What?"], [size]) for size in SHAPES]
+    alike = all(size == sizes[0] for size in sizes)
+    assert alike == policy.kind.equal_images
+    if not alike:
+        with pytest.raises(ValueError, match=r"set plan\.image_tokens"):
+            twin.run("plan")
+    twin.run("plan", **({} if alike else {"plan": {"image_tokens": 20}}))
     plan = twin.smoke.record("plan")
-    model = twin.plain()
     assert plan["faults"] == []
-    assert plan["policy"]["parameters"] == model.num_parameters()
-    assert plan["policy"]["kind"] == type(model).__name__
-    state = sum(p.numel() for n, p in twin.policies[1].model.named_parameters() if ".lora_" in n)
-    assert plan["policy"]["lora_parameters"] == state
+    assert plan["policy"]["parameters"] == twin.plain().num_parameters()
+    assert plan["policy"]["kind"] == type(policy.backbone).__name__
+    adapter = sum(p.numel() for name, p in policy.model.named_parameters() if ".lora_" in name)
+    assert plan["policy"]["lora_parameters"] == adapter
+    if alike:
+        ids = policy.encode(["What?"], [twin.asked["file_name"][0]], twin.open_image).input_ids
+        assert plan["policy"]["image_tokens"] == int((ids == policy.kind.image_token_id).sum())
     assert all(card["fault"] is None and card["largest_micro_batch"] == 12 for card in plan["cards"])
 
 
@@ -313,3 +328,29 @@ def test_other_trainers_move_the_adapter_too(twin, trainer):
     assert (history[TRAINERS[trainer]].iloc[1:] > 0).all() and (history["grad_norm"].iloc[1:] > 1e-4).all()
     assert history["kl_k3"].iloc[1] == 0 < history["kl_k3"].iloc[2]
     assert version == twin.smoke.versions("policy_adapter", "06_models")[-1]
+
+
+def test_in_bfloat16_the_reward_reaches_the_adapter_too(twin):
+    """Models of the usual size are loaded in it; adapter, value head and all numbers stay float32."""
+    before = {}
+    for file in (twin.smoke.root / "conf").rglob("catalog*.yml"):
+        before[file] = file.read_text()
+        file.write_text(before[file].replace("dtype: float32", "dtype: bfloat16"))
+    try:
+        version = twin.run("train")
+        twin.run("benchmark_evaluation")
+    finally:
+        for file, text in before.items():
+            file.write_text(text)
+    history = twin.smoke.table("training_history", version)
+    numbers = history.iloc[1:].drop(columns=["kept", *(c for c in history if c.startswith("probe"))])
+    assert np.isfinite(numbers.to_numpy(dtype=float)).all()
+    assert history["kl_k3"].iloc[1] == 0 < history["kl_k3"].iloc[2]
+    assert history["ratio_mean"].iloc[1:].tolist() == pytest.approx([1, 1], abs=1e-3)
+    assert (history["logprob_gap"].iloc[1:] < 0.5).all()
+    state = load_file(twin.adapter.parents[1] / version / "policy_adapter" / "adapter_model.safetensors")
+    assert all(tensor.dtype == torch.float32 for tensor in state.values())
+    assert all(tensor.abs().max() > 1e-5 for name, tensor in state.items() if ".lora_B." in name)
+    assert {row["backbone"] for _, row in twin.smoke.table("responses", version).iterrows()} == {
+        twin.policies[0].identity
+    }

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
+from fisao_pipeline.models.backbones.choice import KINDS
 from fisao_pipeline.models.lora import attach_lora, language_tower_name
 from fisao_pipeline.models.source import CONFIG_FILE, ModelSource, find_model, is_folder, looks_local
 from fisao_pipeline.params import LoraParams
@@ -36,7 +37,7 @@ class PolicyShape:
         key_width: Key-value heads times their width.
         vocabulary: Rows of the output layer.
         context_tokens: What the configuration allows; None without a limit.
-        image_tokens: What an image takes in the prompt; None where the configuration does not say.
+        image_tokens: What an image takes in the prompt; None where that depends on its size, or is not configured.
         vision_tokens: What the vision tower computes for an image; None where the configuration does not say.
     """
 
@@ -178,6 +179,9 @@ def _adapted_layers(model: PreTrainedModel | nn.Module, layers: int) -> tuple[tu
 
 
 def _image_tokens(config: Any) -> int | None:
+    kind = KINDS.get(config.model_type)
+    if kind is not None and not kind.equal_images:
+        return None
     for name in ("image_seq_length", "num_query_tokens", "mm_tokens_per_image"):
         if isinstance(getattr(config, name, None), int):
             return getattr(config, name)
