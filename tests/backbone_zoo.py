@@ -140,6 +140,7 @@ def llava():
         vision_config={"model_type": "clip_vision_model", **vision_sizes()},
         text_config=llama_text(tokenizer),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=(SIDE // PATCH) ** 2,
     )
     return transformers.LlavaForConditionalGeneration(config), processor
 

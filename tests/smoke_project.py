@@ -32,6 +32,30 @@ TABLES = {
 }
 
 
+def run_project(root: Path, env: str, pipeline: str | None = None, tags: list[str] | None = None, **parameters) -> str:
+    """Run a project's pipeline in this process; returns the session's id."""
+    bootstrap_project(root)
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        with settings.SESSION_CLASS.create(project_path=root, env=env, runtime_params=parameters) as session:
+            assert isinstance(session, KedroSession)
+            session.run(pipeline_names=[pipeline] if pipeline else None, tags=tags)
+            return session.session_id
+    finally:
+        os.chdir(before)
+
+
+def copy_configuration(root: Path) -> None:
+    """What makes a folder a project of this package, without data."""
+    shutil.copytree(PROJECT / "conf", root / "conf", ignore=shutil.ignore_patterns("local"))
+    (root / "conf" / "local").mkdir()
+    (root / "src").mkdir()
+    for name in ("pyproject.toml", ".telemetry"):
+        if (PROJECT / name).exists():
+            shutil.copy(PROJECT / name, root / name)
+
+
 class Smoke:
     """A project in a temporary folder with this package's configuration, and what was run in it."""
 
@@ -43,12 +67,7 @@ class Smoke:
         cls, root: Path, mlflow_template: Path, put_models: Callable[[Path], Any] = build_pocket_models
     ) -> "Smoke":
         """Configuration and models in place, untrained unless said otherwise; no scenes, nothing run yet."""
-        shutil.copytree(PROJECT / "conf", root / "conf", ignore=shutil.ignore_patterns("local"))
-        (root / "conf" / "local").mkdir()
-        (root / "src").mkdir()
-        for name in ("pyproject.toml", ".telemetry"):
-            if (PROJECT / name).exists():
-                shutil.copy(PROJECT / name, root / name)
+        copy_configuration(root)
         store = root / "data" / "smoke" / "mlflow" / "mlflow.db"
         store.parent.mkdir(parents=True)
         shutil.copy(mlflow_template, store)
@@ -57,18 +76,7 @@ class Smoke:
 
     def run(self, pipeline: str | None = None, tags: list[str] | None = None, **parameters) -> str:
         """Run in this process; returns the session's id."""
-        bootstrap_project(self.root)
-        before = Path.cwd()
-        os.chdir(self.root)
-        try:
-            with settings.SESSION_CLASS.create(
-                project_path=self.root, env="smoke", runtime_params=parameters
-            ) as session:
-                assert isinstance(session, KedroSession)
-                session.run(pipeline_names=[pipeline] if pipeline else None, tags=tags)
-                return session.session_id
-        finally:
-            os.chdir(before)
+        return run_project(self.root, "smoke", pipeline, tags, **parameters)
 
     def folder(self, name: str, layer: str) -> Path:
         (found,) = (
@@ -81,9 +89,10 @@ class Smoke:
     def versions(self, name: str, layer: str) -> list[str]:
         return sorted(path.name for path in self.folder(name, layer).iterdir() if not path.name.startswith("."))
 
-    def table(self, name: str) -> pd.DataFrame:
+    def table(self, name: str, version: str | None = None) -> pd.DataFrame:
+        """The latest version, or the named one."""
         folder = self.folder(name, TABLES[name])
-        return pd.read_parquet(folder / self.versions(name, TABLES[name])[-1] / folder.name)
+        return pd.read_parquet(folder / (version or self.versions(name, TABLES[name])[-1]) / folder.name)
 
     def record(self, name: str) -> dict:
         folder = self.folder(name, "08_reporting")

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from tests.pocket_models import PocketWorld
+from tests.verifier_zoo import save_blip2, save_siglip
+from transformers import BertTokenizer
 
 from fisao_pipeline.models import verifier as verifier_module
 from fisao_pipeline.models.source import ModelSource
@@ -160,22 +162,9 @@ def test_what_it_runs_in_is_logged(caplog, dtype):
 
 
 def load_siglip(folder) -> DualEncoderVerifier:
-    """A random SigLIP with a byte-level tokenizer that keeps capitals, as a tokenizer may that is not SigLIP's own."""
-    from transformers import SiglipConfig, SiglipModel, SiglipProcessor
-    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-
-    from fisao_pipeline.pocket import builders
-
-    tokenizer = builders.build_verifier_processor(["a photo of a dog", "a cat"]).tokenizer
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**small, "vocab_size": len(tokenizer), "max_position_embeddings": 24, "projection_size": 16}
-    torch.manual_seed(0)
-    model = SiglipModel(SiglipConfig(text_config=text, vision_config={**small, "image_size": 32, "patch_size": 16}))
-    size = {"height": 32, "width": 32}
-    processor = SiglipProcessor(image_processor=SiglipImageProcessorPil(size=size), tokenizer=tokenizer)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    verifier = load_verifier(ModelSource(str(folder), dtype="float32", device="cpu"))
+    """Its tokenizer keeps capitals."""
+    source = ModelSource(str(save_siglip(folder, ["a photo of a dog", "a cat"])), dtype="float32", device="cpu")
+    verifier = load_verifier(source)
     verifier.processor.tokenizer.backend_tokenizer.normalizer = None
     return verifier
 
@@ -207,52 +196,15 @@ def test_siglip_counts_texts_beyond_its_context(world, tmp_path):
 # --- BLIP-2 --------------------------------------------------------------------------------------------------------
 
 
-def save_blip2(folder, architecture="Blip2ForImageTextRetrieval"):
-    import transformers
-    from transformers import BertTokenizer, Blip2Config, Blip2Processor
-    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
-
+def blip2(folder) -> ModelSource:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "of", "dog", "cat", "traffic", "light", "the"]
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = Blip2Config(
-        vision_config={**small, "image_size": 32, "patch_size": 16},
-        qformer_config={
-            **small,
-            "vocab_size": len(words) + 1,
-            "encoder_hidden_size": 16,
-            "max_position_embeddings": 12,
-            "cross_attention_frequency": 1,
-            "use_qformer_text_input": True,
-        },
-        text_config={
-            "model_type": "opt",
-            "hidden_size": 16,
-            "ffn_dim": 16,
-            "num_hidden_layers": 1,
-            "vocab_size": 20,
-            "num_attention_heads": 2,
-            "word_embed_proj_dim": 16,
-        },
-        num_query_tokens=5,
-        image_text_hidden_size=8,
-    )
-    torch.manual_seed(0)
-    model = getattr(transformers, architecture)(config)
-    torch.nn.init.normal_(model.query_tokens)
-    # The default spread is so small that all texts would score alike.
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1 and name != "query_tokens":
-            torch.nn.init.normal_(parameter, std=0.3)
-    processor = Blip2Processor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer, num_query_tokens=5)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return ModelSource(str(folder), dtype="float32", device="cpu")
+    return ModelSource(str(save_blip2(folder, tokenizer)), dtype="float32", device="cpu")
 
 
 @torch.no_grad()
 def test_blip2_scores_are_the_models_own_contrastive_output(world, tmp_path):
-    verifier = load_verifier(save_blip2(tmp_path))
+    verifier = load_verifier(blip2(tmp_path))
     assert isinstance(verifier, Blip2Verifier)
     images, texts = ["i00", "i01", "i02"], ["a photo of a dog", "cat", "the traffic light"]
     pairs = [(image, text) for image in images for text in texts]
@@ -274,7 +226,7 @@ def test_blip2_scores_are_the_models_own_contrastive_output(world, tmp_path):
 
 
 def test_blip2_embeds_each_picture_and_text_once_and_counts_cuts(world, tmp_path, monkeypatch):
-    verifier = load_verifier(save_blip2(tmp_path))
+    verifier = load_verifier(blip2(tmp_path))
     seen = {"_image_embeddings": [], "_text_embeddings": []}
     for name, sizes in seen.items():
         real = getattr(verifier, name)
@@ -290,7 +242,7 @@ def test_blip2_embeds_each_picture_and_text_once_and_counts_cuts(world, tmp_path
 
 
 def test_a_blip2_without_projections_is_refused(tmp_path):
-    config = save_blip2(tmp_path).path_or_id
+    config = blip2(tmp_path).path_or_id
     path = Path(config) / "config.json"
     path.write_text(path.read_text().replace("Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"))
     with pytest.raises(ValueError, match=r"Blip2ForConditionalGeneration.*without projections.*CLIP or SigLIP"):

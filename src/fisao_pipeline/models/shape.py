@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from fisao_pipeline.models.backbones.choice import check_supported, kind_of
+from fisao_pipeline.models.backbones.choice import KINDS, check_supported, kind_of
 from fisao_pipeline.models.loading import read_config
 from fisao_pipeline.models.lora import attach_lora, language_tower_name
 from fisao_pipeline.models.quantization import quantizable_parameters
@@ -46,7 +46,7 @@ class PolicyShape:
         key_width: Key-value heads times their width.
         vocabulary: Rows of the output layer.
         context_tokens: What the configuration allows; None without a limit.
-        image_tokens: What an image takes in the prompt; None where the configuration does not say.
+        image_tokens: What an image takes in the prompt; None where that depends on its size, or is not configured.
         vision_tokens: What the vision tower computes for an image; None where the configuration does not say.
         packs: Whether completions are scored behind one copy of their prompt, or each behind its own.
         linear_parameters: Of the language tower's linear layers, those that 4 bits are for.
@@ -206,6 +206,9 @@ def _adapted_layers(model: PreTrainedModel | nn.Module, layers: int) -> tuple[tu
 
 
 def _image_tokens(config: Any) -> int | None:
+    kind = KINDS.get(config.model_type)
+    if kind is not None and not kind.equal_images:
+        return None
     for name in ("image_seq_length", "num_query_tokens", "mm_tokens_per_image"):
         if isinstance(getattr(config, name, None), int):
             return getattr(config, name)

@@ -67,8 +67,8 @@ class Run:
         image = plan.image_tokens or self.policy.image_tokens
         if image is None:
             raise ValueError(
-                f"the configuration of {self.policy.kind} does not say how many tokens an image takes: set "
-                "plan.image_tokens"
+                f"the configuration of {self.policy.kind} does not say how many tokens an image takes, or a larger one "
+                "takes more: set plan.image_tokens to those of your largest"
             )
         return Lengths(plan.prompt_tokens + image, self.sampling.max_new_tokens, self.sampling.responses_per_prompt)
 

@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 from tests.backbone_zoo import ZOO, Picture, build
+from tests.on_pixels import direct_logprobs, pixels
 from tests.pocket_models import LORA, stir
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 
 from fisao_pipeline.datasets.adapter_folder import AdapterArtifact, AdapterFolderDataset
 from fisao_pipeline.models.backbones.choice import KINDS
@@ -39,33 +39,10 @@ def batch(policy):
     return policy.encode(PROMPTS, IMAGES, open_image)
 
 
-def pixels(policy: Policy, prompts=PROMPTS, images=IMAGES) -> dict[str, torch.Tensor]:
-    """What the processor makes of a batch, padded by the processor itself.
-
-    InstructBLIP's would pad between image and text, so its rows are padded here, those for the Q-Former on the right.
-    """
-    if policy.backbone.config.model_type == "instructblip":
-        return instructblip_pixels(policy, prompts, images)
-    encoded = policy.processor(
-        text=[policy.encode.chat_text(prompt) for prompt in prompts],
-        images=[[open_image(image)] for image in images],
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-    )
-    return {name: value for name, value in encoded.items() if name not in ("labels", "rows", "cols", "num_crops")}
-
-
-def instructblip_pixels(policy: Policy, prompts, images) -> dict[str, torch.Tensor]:
-    rows = [
-        policy.processor(text=prompt, images=open_image(image), return_tensors="pt")
-        for prompt, image in zip(prompts, images, strict=True)
-    ]
-    encoded = {"pixel_values": torch.cat([row["pixel_values"] for row in rows])}
-    for name in ("input_ids", "attention_mask", "qformer_input_ids", "qformer_attention_mask"):
-        side = "right" if name.startswith("qformer") else "left"
-        encoded[name] = pad_sequence([row[name][0] for row in rows], batch_first=True, padding_side=side)
-    return encoded
+def on_pixels(policy: Policy) -> dict[str, torch.Tensor]:
+    """What the processor makes of the prompts, padded on the left."""
+    texts = [policy.encode.chat_text(prompt) for prompt in PROMPTS]
+    return pixels(policy.processor, policy.backbone.config.model_type, texts, [open_image(i) for i in IMAGES])
 
 
 def completions(policy: Policy, width: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,25 +51,6 @@ def completions(policy: Policy, width: int = 9) -> tuple[torch.Tensor, torch.Ten
     ids = torch.randint(10, 300, (len(PROMPTS), width), generator=generator)
     mask = torch.arange(width) < torch.tensor([[width], [4], [1], [7]])
     return torch.where(mask, ids, policy.kind.image_token_id), mask
-
-
-@torch.no_grad()
-def direct_logprobs(policy: Policy, ids, mask) -> torch.Tensor:
-    """The class's own forward pass on pixels over prompts and completions, and a log-softmax over all its logits."""
-    inputs = pixels(policy)
-    prompt_width = inputs["input_ids"].shape[1]
-    ids = torch.where(mask, ids, 5)
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], dim=1)
-    inputs["attention_mask"] = torch.cat([inputs["attention_mask"], mask.long()], dim=1)
-    for name, value in (
-        ("mm_token_type_ids", 0),
-        ("token_type_ids", int(policy.backbone.config.model_type == "paligemma")),
-    ):
-        if name in inputs:
-            inputs[name] = torch.cat([inputs[name], torch.full_like(ids, value)], dim=1)
-    logits = policy.backbone(**inputs).logits[:, prompt_width - 1 : -1].double() / TEMPERATURE
-    logits[..., policy.suppressed_ids] = -torch.inf
-    return logits.log_softmax(-1).gather(-1, ids[..., None]).squeeze(-1)
 
 
 @torch.no_grad()
@@ -106,7 +64,7 @@ def test_every_supported_kind_is_here():
 
 def test_prompts_are_those_of_the_processor(policy, batch):
     assert not batch.attention_mask.all(), "prompts must differ in length"
-    encoded = pixels(policy)
+    encoded = on_pixels(policy)
     for row, (ids, mask) in enumerate(zip(encoded["input_ids"], encoded["attention_mask"].bool(), strict=True)):
         assert torch.equal(batch.input_ids[row][batch.attention_mask[row]], ids[mask])
 
@@ -133,15 +91,27 @@ def test_tokens_are_counted_without_opening_a_picture(policy, batch):
     assert counted == batch.attention_mask.sum(dim=1).tolist()
 
 
+@pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("reference", [False, True])
-def test_scores_are_those_of_the_class_on_pixels(policy, batch, reference):
-    """Prompts padded on the left, completions on the right, pictures of different sizes."""
+def test_scores_are_those_of_the_class_on_pixels(policy, batch, reference, padding):
+    """Ours have prompts padded on the left and completions on the right; pictures are of different sizes."""
     ids, mask = completions(policy)
+    inputs = on_pixels(policy)
+    assert not inputs["attention_mask"].all() and not mask.all()
     got = scores(policy, batch, ids, mask, reference=reference)
     with policy._adapter(off=reference):
-        expected = direct_logprobs(policy, ids, mask)
-    torch.testing.assert_close(got[mask].double(), expected[mask], atol=1e-5, rtol=1e-5)
+        given = [row[counts] for row, counts in zip(ids, mask, strict=True)]
+        expected = direct_logprobs(policy.backbone, inputs, given, TEMPERATURE, policy.suppressed_ids, padding)
+    torch.testing.assert_close(got[mask].double(), torch.cat(expected), atol=1e-5, rtol=1e-5)
     assert (got[~mask] == 0).all()
+
+
+def test_the_tokenizers_own_padding_side_does_not_matter(policy, batch, monkeypatch):
+    ids, mask = completions(policy)
+    expected = scores(policy, batch, ids, mask)
+    monkeypatch.setattr(policy.tokenizer, "padding_side", "right")
+    encode = PromptEncoder(policy.backbone, policy.processor)
+    assert torch.equal(scores(policy, encode(PROMPTS, IMAGES, open_image), ids, mask), expected)
 
 
 def test_padding_and_neighbours_change_no_score(policy, batch):
@@ -171,7 +141,7 @@ def test_greedy_is_what_generate_gives(policy, batch):
     ours = policy.sample(batch, Decoding(temperature=0.0, max_new_tokens=10))
     with torch.no_grad():
         theirs = policy.backbone.generate(
-            **pixels(policy),
+            **on_pixels(policy),
             do_sample=False,
             max_new_tokens=10,
             suppress_tokens=policy.suppressed_ids.tolist(),

@@ -20,6 +20,7 @@ class PaliGemma(BackboneKind):
     Its prompt format is the bare text, which the processor ends with a line break.
     """
 
+    equal_images = True
     lists_features = False
     may_pack = False
 
@@ -47,6 +48,7 @@ class PaliGemma(BackboneKind):
 class Gemma3(BackboneKind):
     """Gemma 3: the tokens of an image see each other in both directions."""
 
+    equal_images = True
     lists_features = False
     may_pack = False
 

@@ -31,6 +31,7 @@ class BackboneKind:
         reads_prompt: Whether an image's features depend on the prompt too.
         batches_images: Whether every image becomes one picture of one shape, so that a batch goes through the vision
             tower at once; otherwise images are seen one by one, and no padding between them exists.
+        equal_images: Whether every image takes as many tokens of the prompt, whatever its size.
         lists_features: Whether the model takes the features of a batch as a list; otherwise as one tensor.
         may_pack: Whether completions may be packed behind one copy of their prompt, where attention allows it.
         logit_cap: The model's logits are cap · tanh(x / cap) of what the output layer gives; None for no cap.
@@ -38,6 +39,7 @@ class BackboneKind:
 
     reads_prompt = False
     batches_images = False
+    equal_images = False
     lists_features = True
     may_pack = True
     logit_cap: float | None = None

@@ -27,6 +27,7 @@ class InstructBlip(BackboneKind):
     """
 
     reads_prompt = True
+    equal_images = True
 
     def check(self) -> None:
         """Refuse what cannot work; see the class."""

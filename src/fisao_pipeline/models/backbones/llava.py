@@ -18,6 +18,7 @@ class Llava(BackboneKind):
     """
 
     batches_images = True
+    equal_images = True
 
     def check(self) -> None:
         """Refuse Pixtral's tower; see the class."""
