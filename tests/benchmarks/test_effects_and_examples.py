@@ -7,7 +7,8 @@ import pytest
 
 from fisao_pipeline.benchmarks.bootstrap import BootstrapSettings
 from fisao_pipeline.benchmarks.category_effects import category_effects
-from fisao_pipeline.benchmarks.chair import chair_item, spans_chain
+from fisao_pipeline.benchmarks.chair import chair_item
+from fisao_pipeline.benchmarks.chair_words import spans_chain
 from fisao_pipeline.benchmarks.comparison import compare
 from fisao_pipeline.benchmarks.examples import win_lose_tie
 from fisao_pipeline.method.object_spans import ObjectVocabulary

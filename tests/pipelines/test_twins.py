@@ -27,7 +27,7 @@ from tests.smoke_project import Smoke
 from tests.verifier_zoo import save_blip2, save_clip, save_siglip
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from fisao_pipeline.export import cli
+from fisao_pipeline.commands import cli
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.processors import load_processor
 from fisao_pipeline.models.source import ModelSource
