@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from tests.pocket_models import favour, stir
+from transformers import DynamicCache
 
+from fisao_pipeline.models.beam_search import search_completions
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.source import ModelSource
@@ -111,3 +113,43 @@ def test_beams_are_not_drawn(world):
         Decoding(temperature=1.0, max_new_tokens=5, num_beams=2)
     with pytest.raises(ValueError, match="one completion of a prompt, not 2"):
         policy.sample(world.batch(policy), beams(2), completions_per_prompt=2)
+
+
+class Written:
+    """A model of five tokens whose next token hangs on the last one alone, by a table; 0 pads and ends, 4 ends too."""
+
+    pad_id, suppressed_ids, eos_ids = 0, torch.tensor([], dtype=torch.long), torch.tensor([0, 4])
+
+    def __init__(self, first: list[float], then: list[float]):
+        self.first, self.then = torch.tensor([first]).log(), torch.tensor([then]).log()
+
+    def next_positions(self, inputs):
+        return None
+
+    def prefill(self, inputs):
+        return self.first.expand(len(inputs["attention_mask"]), -1), DynamicCache()
+
+    def step(self, tokens, attention_mask, cache, positions):
+        assert attention_mask.shape[0] == len(tokens)
+        return self.then.expand(len(tokens), -1), cache
+
+
+def search(first, then, number=2, tokens=3):
+    inputs = {"attention_mask": torch.ones(1, 1, dtype=torch.long)}
+    found = search_completions(Written(first, then), inputs, beams(number, tokens))
+    return found.ids[found.mask].tolist()
+
+
+FLAT = [0.1, 0.24, 0.22, 0.23, 0.21]
+
+
+def test_only_as_many_candidates_as_beams_may_end():
+    """The end token is the third of the first step: likelier than what the two beams become, and yet no candidate."""
+    assert search([0.02, 0.34, 0.33, 0.0, 0.31], FLAT) == [1, 1, 1]
+    assert search([0.02, 0.34, 0.31, 0.0, 0.33], FLAT) == [4], "as the second it may"
+
+
+def test_the_mean_of_the_logprobs_decides():
+    """ln 0.5 now against (ln 0.45 + ln 0.9) / 2 later."""
+    assert search([0.5, 0.45, 0.03, 0.01, 0.01], [0.9, 0.03, 0.03, 0.02, 0.02]) == [1, 0]
+    assert search([0.5, 0.45, 0.03, 0.01, 0.01], [0.5, 0.4, 0.05, 0.03, 0.02]) == [0]
