@@ -30,6 +30,8 @@ TABLES = {
     "predictions": "07_model_output",
     "prediction_mentions": "07_model_output",
 }
+# Of a pipeline that a default run does not hold.
+SCORED = {"scored_items": "07_model_output", "rejected_predictions": "07_model_output"}
 
 
 def run_project(root: Path, env: str, pipeline: str | None = None, tags: list[str] | None = None, **parameters) -> str:
@@ -91,8 +93,9 @@ class Smoke:
 
     def table(self, name: str, version: str | None = None) -> pd.DataFrame:
         """The latest version, or the named one."""
-        folder = self.folder(name, TABLES[name])
-        return pd.read_parquet(folder / (version or self.versions(name, TABLES[name])[-1]) / folder.name)
+        layer = (TABLES | SCORED)[name]
+        folder = self.folder(name, layer)
+        return pd.read_parquet(folder / (version or self.versions(name, layer)[-1]) / folder.name)
 
     def record(self, name: str) -> dict:
         folder = self.folder(name, "08_reporting")

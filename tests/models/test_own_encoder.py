@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.backbone_zoo import build
-from tests.models.test_verifier import save_blip2
+from tests.verifier_zoo import save_blip2
 
 from fisao_pipeline.models import own_encoder as module
 from fisao_pipeline.models.own_encoder import compare_towers, own_encoder
@@ -156,7 +156,7 @@ def test_what_the_verifier_lacks_and_other_shapes_are_told(verifier, rewritten):
 
 def test_instructblip_with_the_blip2_around_its_tower(tmp_path):
     policy = ModelSource(str(build("instructblip", tmp_path / "policy")))
-    other = save_blip2(tmp_path / "verifier")
+    other = ModelSource(str(save_blip2(tmp_path / "verifier")))
     assert compare_towers(policy, other).own is False
     mine = load_file(tmp_path / "policy" / "model.safetensors")
     tower = {name: tensor for name, tensor in mine.items() if name.startswith("vision_model.")}

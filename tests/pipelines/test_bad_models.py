@@ -35,14 +35,17 @@ def own_store(smoke, no_stray_mlflow_store, monkeypatch):
 def catalog(smoke) -> Iterator[Callable[..., None]]:
     """Writes an entry of the environment's catalog anew; all is as before afterwards."""
     file = smoke.root / "conf" / "smoke" / "catalog.yml"
-    before = file.read_text()
+    before = file.read_text() if file.is_file() else None
 
     def write(name: str, **entry) -> None:
         named = {"type": "fisao_pipeline.datasets.ModelFolderDataset", "dtype": "float32", **entry}
-        file.write_text(yaml.safe_dump({**yaml.safe_load(before), name: named}))
+        file.write_text(yaml.safe_dump({**yaml.safe_load(before or "{}"), name: named}))
 
     yield write
-    file.write_text(before)
+    if before is None:
+        file.unlink(missing_ok=True)
+    else:
+        file.write_text(before)
 
 
 @pytest.fixture

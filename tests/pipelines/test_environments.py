@@ -81,7 +81,7 @@ def exchange_models(environment: Path, models: Path) -> None:
         ):
             entry = entries.get(name)
             if entry is not None:
-                folder = make(entry["hub_id"], models / name)
+                folder = make(entry.get("hub_id") or entry["filepath"], models / name)
                 entries[name] = {key: value for key, value in entry.items() if key not in OF_HUB}
                 entries[name]["filepath"] = folder.as_posix()
         file.write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf-8")
@@ -137,7 +137,11 @@ def write_data(root: Path, catalog: dict[str, dict[str, Any]]) -> None:
 
 # Random models name what they name: no calibration can be measured. All else here is for speed.
 LESS = {
-    "image_ingestion": {"workers": 1},
+    # Their own shares leave too few of so few pictures to the probe.
+    "image_ingestion": {
+        "workers": 1,
+        "split_fractions": {"calibration": 0.3, "training": 0.4, "probe": 0.3, "held_out": 0.0},
+    },
     "response_sampling": {
         "responses_per_prompt": 2,
         "max_new_tokens": 16,

@@ -68,7 +68,7 @@ def rollouts(policy) -> RolloutBatch:
     ]
     rewards = pd.DataFrame({"response_id": drawn["response_id"], "token_rewards": wave})
     made = build_rollouts(drawn, prompts, rewards, torch.device("cpu"))
-    assert made.completion_mask.sum(dim=1).unique().numel() > 3
+    assert made.completion_mask.sum(dim=1).unique().numel() >= 3
     return made
 
 

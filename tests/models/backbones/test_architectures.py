@@ -155,7 +155,7 @@ def test_beam_search_is_what_generate_gives(policy, batch):
     ours = policy.sample(batch, Decoding(temperature=0.0, max_new_tokens=8, num_beams=3))
     with torch.no_grad():
         theirs = policy.backbone.generate(
-            **pixels(policy),
+            **on_pixels(policy),
             do_sample=False,
             num_beams=3,
             max_new_tokens=8,

@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.smoke_project import PROJECT, TABLES, Smoke
+from tests.smoke_project import PROJECT, Smoke
 
 from fisao_pipeline.preflight import NotReadyError
 
-TABLES |= {"scored_items": "07_model_output", "rejected_predictions": "07_model_output"}
 DATA = Path(__file__).parents[4] / "shared" / "data" / "chair"
 TRUTH = {"1": ["dog"], "2": ["cat", "bus"], "3": ["person"], "4": [], "5": ["dog"]}
 GOOD = [
