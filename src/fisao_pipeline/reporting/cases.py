@@ -115,9 +115,7 @@ Answers = Mapping[tuple[str, str], Sequence[Answer]]
 
 
 def _case(kind: str, decoding: str, example: Mapping[str, Any], answers: Answers) -> Case:
-    false = {
-        model: sum(len(answer["hallucinated"]) for answer in example[model]["answers"]) for model in MODELS
-    }
+    false = {model: sum(len(answer["hallucinated"]) for answer in example[model]["answers"]) for model in MODELS}
     image_id = example["image_id"]
     return Case(
         kind,

@@ -18,7 +18,8 @@ SIZE = (4.8, 2.9)  # inches at 72 pixels
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 # What matplotlib is told to paint with, since it knows no variables; any distinct colours do.
 _PAINTS = {
-    name: f"#{number:06x}" for number, name in enumerate(("blue", "vermilion", "grey", "green", "ink", "soft", "line"), 1)
+    name: f"#{number:06x}"
+    for number, name in enumerate(("blue", "vermilion", "grey", "green", "ink", "soft", "line"), 1)
 }
 _VARIABLES = {paint: f"var(--{name})" for name, paint in _PAINTS.items()}
 _KEPT = re.compile(
@@ -164,12 +165,13 @@ def _rule(axes, rules: Sequence[Rule]) -> None:
 
 
 def _plain_svg(written: bytes, name: str, prefix: str) -> Markup:
-    """matplotlib's file as an element: no metadata, styles as attributes, ids of its own, colours as variables."""
-    ElementTree.register_namespace("", _SVG)
+    """Matplotlib's file as an element: no metadata, styles as attributes, ids of its own, colours as variables."""
     root = ElementTree.fromstring(written)
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(f"{{{_SVG}}}")  # which a page knows by itself
     for parent in list(root.iter()):
         for child in list(parent):
-            if child.tag in {f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"}:
+            if child.tag in {"metadata", "style"}:
                 parent.remove(child)
     used = {
         match
