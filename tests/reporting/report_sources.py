@@ -139,6 +139,6 @@ def sources(text: str | None = None, **changes) -> Sources:
 
 def hostile(case: Case, text: str) -> Case:
     """The case with a text for every text in it: answer, prompt, categories."""
-    mention = [m for answers in case.answers.values() for answer in answers for m in answer.mentions][0]
+    mention = next(m for answers in case.answers.values() for answer in answers for m in answer.mentions)
     answer = Answer(text, text, (replace(mention, start=0, end=len(text), category=text),))
     return replace(case, true_objects=(text,), answers=dict.fromkeys(case.answers, (answer,)))

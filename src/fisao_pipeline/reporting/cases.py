@@ -59,7 +59,7 @@ class Case:
     """One picture under one decoding, as `comparison` chose it.
 
     Attributes:
-        kind: ``better``, ``worse`` or ``tie``: whether the aligned model's answers hold fewer mentions of absent objects.
+        kind: ``better``, ``worse`` or ``tie``: whether the aligned model's answers name absent objects less often.
         decoding: How both models answered.
         image_id: Of the picture.
         true_objects: What the annotations say is there.

@@ -1,7 +1,7 @@
 """Charts of a page: matplotlib draws them, and what it writes becomes plain SVG in the page's own colours.
 
-Colours are names of the page's CSS variables, so that a chart follows the page from light to dark; text is text. Neither
-style attributes nor style elements are left, which the page's policy forbids.
+Colours are names of the page's CSS variables, so that a chart follows the page from light to dark; text is text. No
+style attribute and no style element is left, since the page's policy forbids them.
 """
 
 from __future__ import annotations

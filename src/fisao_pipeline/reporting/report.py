@@ -1,4 +1,4 @@
-"""The report of a run: one page with its figures, pictures, curves and lineage, that opens anywhere and fetches nothing.
+"""The report of a run: one page with figures, pictures, curves and lineage, that opens anywhere and fetches nothing.
 
 Answers, prompts, file names, categories and parameters are untrusted text: the template escapes all it prints, and the
 page's policy allows no script and no style but its own, and no request.
