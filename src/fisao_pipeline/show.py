@@ -10,13 +10,14 @@ import click
 from fisao_pipeline.benchmarks.comparison import format_table
 
 NEXT_STEPS = """
+Pictures, figures, lineage:    {report}
 Runs, parameters and metrics:  kedro mlflow ui   then http://127.0.0.1:5000
 Pipelines and artifacts:       kedro viz run     then http://127.0.0.1:4141
 (after `source .venv/bin/activate`; or `make mlflow` and `make viz`)"""
 
 
-def latest_comparison(project: Path, env: str | None = None) -> dict[str, Any]:
-    """Load the newest `comparison` of a Kedro project.
+def latest_evaluation(project: Path, env: str | None = None) -> tuple[dict[str, Any], Path | None]:
+    """Load the newest `comparison` of a Kedro project, and say where its newest `report` is, if there is one.
 
     Raises:
         DatasetError: If there is none yet.
@@ -26,7 +27,10 @@ def latest_comparison(project: Path, env: str | None = None) -> dict[str, Any]:
 
     bootstrap_project(project)
     with KedroSession.create(project_path=project, env=env) as session:
-        return session.load_context().catalog.load("comparison")
+        catalog = session.load_context().catalog
+        report = catalog.get("report")
+        version = report.resolve_load_version() if report.exists() else None
+        return catalog.load("comparison"), report.version_path(version) if version else None
 
 
 @click.command()
@@ -42,12 +46,12 @@ def main(env: str | None) -> None:
     if project is None:
         raise click.ClickException("This is no Kedro project: run it in the project's folder.")
     try:
-        comparison = latest_comparison(project, env)
+        comparison, report = latest_evaluation(project, env)
     except DatasetError as error:
         command = stage_command({"env": env}, ["benchmark_evaluation"])
         raise click.ClickException(f"There is no comparison yet: `{command}` makes one. ({error})") from error
     click.echo(format_table(comparison))
-    click.echo(NEXT_STEPS)
+    click.echo(NEXT_STEPS.format(report=report or "no report yet"))
 
 
 if __name__ == "__main__":

@@ -62,16 +62,30 @@ def test_every_artifact_is_there_once(smoke, default_run):
 def test_a_figure_opens_in_plotly(smoke, default_run, name):
     figure = plotly.io.from_json(json.dumps(smoke.record(name)))
     assert figure.data or figure.layout.annotations
-    assert figure.layout.title.text in smoke.page("figures_page")
+    assert figure.layout.title.text in smoke.page("report")
 
 
-def test_the_case_study_shows_held_out_pictures(smoke, default_run):
-    page = smoke.page("case_study")
+def test_the_report_shows_held_out_pictures(smoke, default_run):
+    page = smoke.page("report")
     manifest, predictions = smoke.table("image_manifest"), smoke.table("predictions")
-    shown = manifest[[f"<figcaption>{name}</figcaption>" in page for name in manifest["file_name"]]]
+    shown = manifest[[f"<figcaption>{name}<br>" in page for name in manifest["file_name"]]]
     assert len(shown)
     assert set(shown["image_id"]) <= set(predictions["image_id"])
-    assert page.count("data:image/jpeg;base64,") == page.count("<figcaption>")
+    assert page.count("data:image/webp;base64,") == page.count("<article")
+
+
+def test_the_report_says_where_its_figures_come_from(smoke, default_run):
+    page = smoke.page("report")
+    for text in (default_run, smoke.tracked(default_run).info.run_id, "policy_training", "sha256:"):
+        assert text in page
+    for name in ("comparison", "predictions", "policy_adapter", "training_history", "responses", "image_manifest"):
+        assert f'<th scope="row">{name}</th>' in page
+    assert 'class="warning"' not in page, "all of one run"
+
+
+def test_the_comparison_is_a_table_for_a_paper_too(smoke, default_run):
+    table = smoke.page("comparison_table")
+    assert "greedy decoding: " in table and "| CHAIR_i, % ↓ " in table and "Settings: up to 24 tokens" in table
 
 
 def test_nothing_is_written_outside_the_environments_folder(smoke, default_run):
@@ -236,7 +250,8 @@ def test_a_stage_runs_again_alone_from_the_artifacts(smoke, default_run, stage):
             ("prediction_mentions", "07_model_output"),
             ("verifier_errors", "08_reporting"),
             ("reward_shift", "08_reporting"),
-            ("case_study", "08_reporting"),
+            ("report", "08_reporting"),
+            ("comparison_table", "08_reporting"),
         ],
     }[stage]
     untouched = [(n, layer) for n, layer in TABLES.items() if n not in {name for name, _ in outputs}]
@@ -295,7 +310,7 @@ def test_the_evaluation_shows_what_the_policy_was_trained_on(smoke, default_run)
     before = smoke.table("prediction_mentions")
     smoke.run("benchmark_evaluation", reward_annotation={"false_mention_cost": 3.0, "template": "no {} at all"})
     pd.testing.assert_frame_equal(smoke.table("prediction_mentions"), before)
-    assert "no {} at all" not in smoke.page("case_study")
+    assert "no {} at all" not in smoke.page("report")
 
 
 def kedro(smoke: Smoke, *arguments: str) -> subprocess.CompletedProcess:

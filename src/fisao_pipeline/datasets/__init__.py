@@ -4,6 +4,7 @@ from fisao_pipeline.datasets.adapter_folder import AdapterArtifact, AdapterFolde
 from fisao_pipeline.datasets.all_versions import AllVersions, AllVersionsDataset
 from fisao_pipeline.datasets.atomic import AtomicDataset, AtomicVersions
 from fisao_pipeline.datasets.keyed_folder import KeyedFolder, KeyedFolderDataset
+from fisao_pipeline.datasets.lineage import LineageDataset
 from fisao_pipeline.datasets.model_folder import ModelFolderDataset
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "AtomicVersions",
     "KeyedFolder",
     "KeyedFolderDataset",
+    "LineageDataset",
     "ModelFolderDataset",
 ]

@@ -53,9 +53,13 @@ class AtomicVersions(AbstractVersionedDataset[Any, Any]):
         with publishing as staged:
             self._write(data, staged)
 
+    def version_path(self, version: str) -> Path:
+        """Where a version is, or would be."""
+        return Path(self._get_versioned_path(version))
+
     def provenance_path(self, version: str) -> Path:
         """Where the record of how a version came about belongs: beside the artifact in the version's folder."""
-        return Path(self._get_versioned_path(version)).with_name(PROVENANCE_FILE)
+        return self.version_path(version).with_name(PROVENANCE_FILE)
 
     def _write(self, data: Any, path: Path) -> None:
         raise NotImplementedError
