@@ -12,10 +12,10 @@ from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.params import OptimiserParams, PolicyTrainingParams, ResponseSamplingParams
-from fisao_pipeline.training.annotation import GroundTruth, label_mentions, mention_table
 from fisao_pipeline.training.loop import PolicyTrainer, probe_numbers
 from fisao_pipeline.training.run import train_adapter
 from fisao_pipeline.training.sampling import round_prompts, sample_responses
+from fisao_pipeline.training.tables import GroundTruth, label_mentions, mention_table
 
 VOCABULARY = ObjectVocabulary.load("coco")
 SAMPLING = ResponseSamplingParams(

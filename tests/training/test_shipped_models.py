@@ -29,12 +29,13 @@ from fisao_pipeline.params import (
     RewardAnnotationParams,
 )
 from fisao_pipeline.training import loop
-from fisao_pipeline.training.annotation import Annotation, GroundTruth, annotate
+from fisao_pipeline.training.annotation import Annotation, annotate
 from fisao_pipeline.training.ppo import PPOLearner, ppo_round, rollout_numbers, score_rollouts
 from fisao_pipeline.training.rollouts import RolloutBatch, build_rollouts
 from fisao_pipeline.training.run import train_adapter
 from fisao_pipeline.training.sampling import sample_responses, stage_prompts
 from fisao_pipeline.training.scoring import recomputed_logprobs
+from fisao_pipeline.training.tables import GroundTruth
 
 PROJECT = Path(__file__).parents[2]
 SHIPPED = PROJECT / "data" / "06_models"

@@ -14,25 +14,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
-from fisao_pipeline.models.prompts import ImageOpener
-from fisao_pipeline.models.verifier import Verifier
-from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
+from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams
 from fisao_pipeline.seeded_choice import seeded_choice
-from fisao_pipeline.training.annotation import (
-    GroundTruth,
-    VerifierBaseline,
-    label_mentions,
-    mention_table,
-    reward_table,
-    score_mentions,
-)
+from fisao_pipeline.training.annotation import Annotator
 from fisao_pipeline.training.learning import RoundData
 from fisao_pipeline.training.ranking import Judge
 from fisao_pipeline.training.rollouts import build_rollouts, nonempty_responses
 from fisao_pipeline.training.sampling import RESPONSE_COLUMNS, round_prompts, sample_responses
+from fisao_pipeline.training.tables import GroundTruth
 from fisao_pipeline.training.trainers import make_learner
 
 logger = logging.getLogger(__name__)
@@ -44,25 +35,6 @@ LogMetrics = Callable[[dict[str, float], int], None]
 """Takes metrics and the number of optimiser steps taken when they were measured; a round's have plain names
 (``token_reward``), those of one optimiser step begin with ``step.`` (``step.policy_loss``). It is called often: whoever
 sends them to a server collects them first."""
-
-
-@dataclass(frozen=True)
-class Annotator:
-    """The reward of this run: what turns responses into token rewards, the same in the stage and in the loop."""
-
-    verifier: Verifier
-    vocabulary: ObjectVocabulary
-    baseline: VerifierBaseline
-    params: RewardAnnotationParams
-    open_image: ImageOpener
-    truth: GroundTruth
-
-    def __call__(self, responses: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Scored and labelled mentions and token rewards of responses."""
-        found = mention_table(responses, self.vocabulary, self.params.scored_modifiers)
-        mentions = label_mentions(score_mentions(found, self.verifier, self.params, self.open_image), self.truth)
-        args = (responses, mentions, self.baseline, self.verifier, self.params, self.open_image)
-        return mentions, reward_table(*args)
 
 
 @dataclass(frozen=True)

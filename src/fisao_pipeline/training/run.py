@@ -16,9 +16,11 @@ from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.source import ModelSource, identity, loaded_identity
 from fisao_pipeline.models.verifier import load_verifier
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
-from fisao_pipeline.training.annotation import GroundTruth, VerifierBaseline
+from fisao_pipeline.training.annotation import Annotator
+from fisao_pipeline.training.baseline import VerifierBaseline
 from fisao_pipeline.training.cached_round import check_cached_round
-from fisao_pipeline.training.loop import Annotator, LogMetrics, PolicyTrainer, TrainingResult
+from fisao_pipeline.training.loop import LogMetrics, PolicyTrainer, TrainingResult
+from fisao_pipeline.training.tables import GroundTruth
 from fisao_pipeline.training.trainers import check_trainer
 
 logger = logging.getLogger(__name__)

@@ -129,7 +129,8 @@ def score_predictions(
     from fisao_pipeline.chosen_vocabulary import load_vocabulary  # noqa: PLC0415 - slow to import
     from fisao_pipeline.models.verifier import load_verifier  # noqa: PLC0415
     from fisao_pipeline.training import prediction_scores  # noqa: PLC0415
-    from fisao_pipeline.training.annotation import GroundTruth, VerifierBaseline  # noqa: PLC0415
+    from fisao_pipeline.training.baseline import VerifierBaseline  # noqa: PLC0415
+    from fisao_pipeline.training.tables import GroundTruth  # noqa: PLC0415
 
     baseline = VerifierBaseline.from_dict(verifier_baseline)
     vocabulary = load_vocabulary(baseline.params.vocabulary, "reward_annotation.vocabulary")
@@ -184,7 +185,7 @@ def write_case_study(
     """The paper's Figure 5, as a page."""
     from fisao_pipeline.reporting.case_study import case_study_page, data_uri  # noqa: PLC0415 - slow to import
     from fisao_pipeline.reporting.cases import choose_cases  # noqa: PLC0415
-    from fisao_pipeline.training.annotation import VerifierBaseline  # noqa: PLC0415
+    from fisao_pipeline.training.baseline import VerifierBaseline  # noqa: PLC0415
 
     cases = choose_cases(predictions, prediction_mentions, reporting.cases)
     open_image = image_opener(image_folder, image_manifest)
