@@ -113,7 +113,9 @@ def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
 
 
 def test_an_error_of_another_kind_is_left_as_it_is(tmp_path):
-    dataset = AtomicDataset(filepath=str(tmp_path / "thing.json"), dataset="json.JSONDataset", version=Version(None, "v1"))
+    dataset = AtomicDataset(
+        filepath=str(tmp_path / "thing.json"), dataset="json.JSONDataset", version=Version(None, "v1")
+    )
     with pytest.raises(DatasetError) as caught:
         dataset.save({"a": float("nan")})
     assert "JSON cannot hold" in str(caught.value) and "untouched" not in str(caught.value)

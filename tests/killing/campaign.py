@@ -2,17 +2,17 @@
 
     python -m tests.killing.campaign --kills 100 --log docs/kill_test.md
 
-A campaign takes a small project from its pictures to the comparison, stage by stage. A stage's command is given again until
-it completes; most times it is stopped before: by a signal after so much of its CPU time, or by a disk that fails. Then
+A campaign takes a small project from its pictures to the comparison, stage by stage. A stage's command is given again
+until it completes; most times it is stopped before: by a signal after so much of its CPU time, or by a disk that fails.
+Then
 
 - the latest version of every artifact must be the one of an uninterrupted run, bit for bit;
-- what was kept by part (responses, answers, rollouts) must be there until the artifact is saved, and never be made again;
+- what was kept by part (responses, answers, rollouts) must be there until the artifact is saved, and not be made again;
 - at the end adapter, history, rollouts, predictions and comparison must be those of the uninterrupted run.
 """
 
 import argparse
 import hashlib
-import json
 import os
 import platform
 import random
@@ -30,6 +30,10 @@ from tests.killing.children import DISK, KINDS, Ended, Fate, import_everything, 
 
 STAGES = ("image_ingestion", "response_sampling", "reward_annotation", "policy_training", "benchmark_evaluation")
 KEPT = ("04_feature/response_shards", "06_models/training_checkpoints", "07_model_output/prediction_shards")
+SAVED_AS = {
+    "response_shards": ("responses.parquet", "training_rollouts.parquet"),
+    "prediction_shards": ("predictions.parquet",),
+}
 TIMES = ["seconds", "tokens_per_second"]
 PARAMETERS: dict[str, Any] = {
     "response_sampling": {"batch_size": 4, "responses_per_shard": 4},
@@ -101,27 +105,19 @@ def check_artifacts(root: Path, expected: dict[str, str], tally: Tally) -> None:
         tally.artifacts_checked += 1
 
 
-def check_parts(
-    before: dict[str, int], after: dict[str, int], root: Path, versions: dict[str, int], tally: Tally
-) -> None:
+def check_parts(before: dict[str, int], root: Path, versions: dict[str, int], tally: Tally) -> None:
     """What was kept is still there as it was, or gone because the artifact it belongs to was saved since."""
-    saved = {
-        "response_shards": ("responses.parquet", "training_rollouts.parquet"),
-        "prediction_shards": ("predictions.parquet",),
-    }
+    after, saved = parts(root), count_versions(root)
     for name, written in before.items():
         tally.parts_checked += 1
         if name in after:
             if after[name] != written:
                 raise Lost(f"{name} was made again")
             continue
-        now = count_versions(root)
-        folder = Path(name).parent.name
+        own, folder = Path(name), Path(name).parent
         # A round's parts are put together into one table as soon as all are there.
-        whole = any(
-            Path(name).name.startswith(Path(other).stem) for other in after if Path(other).parent.name == folder
-        )
-        if not whole and all(now.get(artifact, 0) == versions.get(artifact, 0) for artifact in saved[folder]):
+        whole = any(own.name.startswith(Path(o).stem) for o in after if Path(o).parent == folder)
+        if not whole and all(saved.get(a, 0) == versions.get(a, 0) for a in SAVED_AS[folder.name]):
             raise Lost(f"{name} is gone, and nothing was saved")
 
 
@@ -149,11 +145,15 @@ def prepare(folder: Path) -> Path:
     root.mkdir()
     ended = _empty_store(store)
     Smoke.make(root, ended, build_pocket_models)
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{root}/data/smoke/mlflow/mlflow.db"
+    use_store(root)
     done = run_stage(root, "pocket_world", {}, folder / "scenes.log", tags=["scenes"])
     if done.code:
         raise RuntimeError((folder / "scenes.log").read_text()[-3000:])
     return root
+
+
+def use_store(root: Path) -> None:
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{root}/data/smoke/mlflow/mlflow.db"
 
 
 def _empty_store(path: Path) -> Path:
@@ -168,34 +168,44 @@ def _empty_store(path: Path) -> Path:
     return path
 
 
-def run_whole(root: Path, log: Path) -> dict[str, Ended]:
+@dataclass(frozen=True)
+class Whole:
+    """The uninterrupted run: how long each stage takes, and what every artifact is."""
+
+    stages: dict[str, Ended]
+    contents: dict[str, str]
+
+
+def run_whole(template: Path, folder: Path) -> Whole:
     """All stages, uninterrupted."""
+    root, log = folder / "whole", folder / "whole.log"
+    shutil.copytree(template, root)
+    use_store(root)
     ended = {}
     for stage in STAGES:
         ended[stage] = run_stage(root, stage, PARAMETERS, log)
         if ended[stage].code:
             raise RuntimeError(f"{stage} failed without being killed:\n{log.read_text()[-3000:]}")
-    return ended
+        say(f"      {stage:21s} whole: {ended[stage].cpu_seconds:.1f} s of CPU, {ended[stage].calls} calls")
+    return Whole(ended, {name: content(path) for name, path in artifacts(root).items()})
 
 
-def campaign(
-    template: Path, folder: Path, whole: dict[str, Ended], expected: dict, rng: random.Random, left: int, tally: Tally
-) -> None:
+def campaign(template: Path, folder: Path, whole: Whole, rng: random.Random, left: int, tally: Tally) -> None:
     """One project from pictures to comparison, killed on the way up to ``left`` times."""
     root = folder / f"round-{tally.rounds}"
     shutil.copytree(template, root)
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{root}/data/smoke/mlflow/mlflow.db"
+    use_store(root)
     end = tally.total + left
     for stage in STAGES:
         in_a_row = 0
         while True:
             # A stage that is killed in vain for ever would end nothing.
-            fate = draw_fate(rng, whole[stage]) if tally.total < end and in_a_row < 8 else None
+            fate = draw_fate(rng, whole.stages[stage]) if tally.total < end and in_a_row < 8 else None
             before, versions = parts(root), count_versions(root)
             log = folder / f"{root.name}-{stage}-{in_a_row}.log"
             ended = run_stage(root, stage, PARAMETERS, log, fate)
-            check_artifacts(root, expected, tally)
-            check_parts(before, parts(root), root, versions, tally)
+            check_artifacts(root, whole.contents, tally)
+            check_parts(before, root, versions, tally)
             if log.exists() and "Going on from a checkpoint" in " ".join(log.read_text().split()):
                 tally.trainings_gone_on_with += 1
             if in_a_row:
@@ -206,12 +216,12 @@ def campaign(
                 raise Lost(f"{stage} failed without being killed:\n{log.read_text()[-3000:]}")
             _check_message(fate, ended, log)
             tally.kills[stage, fate.kind] += 1
-            print(f"{tally.total:4d}  {stage:21s} {fate.kind:10s}", flush=True)
+            say(f"{tally.total:4d}  {stage:21s} {fate.kind}")
             in_a_row += 1
     left_over = [name for name in KEPT if list((root / "data" / "smoke" / name).glob("[!.]*"))]
     if left_over:
         raise Lost(f"parts and checkpoints of finished runs are still in {left_over}")
-    missing = set(expected) - set(artifacts(root))
+    missing = set(whole.contents) - set(artifacts(root))
     if missing:
         raise Lost(f"{missing} was never saved")
     tally.rounds += 1
@@ -227,34 +237,48 @@ def _check_message(fate: Fate, ended: Ended, log: Path) -> None:
 
 
 def report(tally: Tally, seconds: float, seed: int) -> str:
-    kinds = "\n".join(
-        f"| {stage} | " + " | ".join(str(tally.kills[stage, kind]) for kind in KINDS) + " |" for stage in STAGES
+    """The log, as Markdown."""
+    command = f"python -m tests.killing.campaign --kills {tally.total} --seed {seed} --log docs/kill_test.md"
+    rows = [[stage, *(str(tally.kills[stage, kind]) for kind in KINDS)] for stage in STAGES]
+    counts = {
+        "commands given again after a kill": tally.resumed,
+        "trainings that went on from a checkpoint": tally.trainings_gone_on_with,
+        "latest versions looked at": tally.artifacts_checked,
+        "of these corrupt, or not those of the uninterrupted run": 0,
+        "finished parts looked at": tally.parts_checked,
+        "of these lost or made again": 0,
+        "runs from the pictures to the comparison": tally.rounds,
+        "of these with another adapter, history, rollouts, predictions or comparison": 0,
+    }
+    return "\n".join(
+        [
+            "# Kill test",
+            "",
+            f"```bash\n{command}\n```",
+            "",
+            f"{tally.total} times a stage of a small run was stopped at a random moment: by a signal after so much of",
+            "its CPU time, or by a disk that failed from some call on (an IO error: once). Its command was given again",
+            "until it completed. The first thing that is lost ends the test, so the zeros are what it is there for.",
+            f"Python {platform.python_version()}, {platform.machine()}, {seconds / 60:.0f} minutes.",
+            "",
+            f"| stage | {' | '.join(KINDS)} |",
+            f"|---|{'---:|' * len(KINDS)}",
+            *(f"| {' | '.join(row)} |" for row in rows),
+            "",
+            "| | |",
+            "|---|---:|",
+            *(f"| {what} | {count} |" for what, count in counts.items()),
+            "",
+        ]
     )
-    return f"""# Kill test
 
-```bash
-python -m tests.killing.campaign --kills {tally.total} --seed {seed} --log docs/kill_test.md
-```
 
-{tally.total} times a stage of a small run was stopped at a random moment (a signal after so much of its CPU time; a disk that fails from
-some call on, or once), and its command given again until it completed; {tally.rounds} runs from the pictures to the comparison went through
-it. Python {platform.python_version()}, {platform.machine()}, {seconds / 60:.0f} minutes.
-
-| stage | {" | ".join(KINDS)} |
-|---|{"---:|" * len(KINDS)}
-{kinds}
-
-| | |
-|---|---:|
-| commands given again after a kill | {tally.resumed} |
-| trainings that went on from a checkpoint | {tally.trainings_gone_on_with} |
-| latest versions looked at, of which not those of an uninterrupted run | {tally.artifacts_checked}, 0 |
-| finished parts looked at, of which lost or made again | {tally.parts_checked}, 0 |
-| runs whose adapter, history, rollouts, predictions or comparison differ from the uninterrupted run's | 0 of {tally.rounds} |
-"""
+def say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
 
 
 def main() -> int:
+    """Returns 0; whatever is lost is raised."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--kills", type=int, default=100)
     arguments.add_argument("--seed", type=int, default=0)
@@ -265,16 +289,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         template = prepare(folder / "prepared")
-        reference = folder / "whole"
-        shutil.copytree(template, reference)
-        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{reference}/data/smoke/mlflow/mlflow.db"
-        whole = run_whole(reference, folder / "whole.log")
-        print(json.dumps({stage: (round(e.cpu_seconds, 2), e.calls) for stage, e in whole.items()}), flush=True)
-        expected = {name: content(path) for name, path in artifacts(reference).items()}
+        whole = run_whole(template, folder)
         while tally.total < options.kills:
-            campaign(template, folder, whole, expected, rng, options.kills - tally.total, tally)
+            campaign(template, folder, whole, rng, options.kills - tally.total, tally)
     text = report(tally, time.monotonic() - started, options.seed)
-    print(text)
+    say(text)
     if options.log is not None:
         options.log.write_text(text, encoding="utf-8")
     return 0

@@ -1,4 +1,4 @@
-"""Stages run in forks of a process that has imported everything, and end as told: whole, killed, or on a failing disk."""
+"""Stages run in forks of a process that has imported everything; they end as told: whole, killed, on a failing disk."""
 
 import errno
 import os
@@ -116,7 +116,7 @@ def _in_child(work: Callable[[], None], log: Path, calls_file: Path, fate: Fate 
 
 
 def _failing_disk(fate: Fate | None) -> list[int]:
-    """Count the calls that saves are made of; from the n-th on they fail, one after the other or (IO errors) just it."""
+    """Count the calls that saves are made of; from the n-th on they fail, or with an IO error it alone."""
     counted = [0]
     number = DISK.get(fate.kind) if fate is not None else None
 
