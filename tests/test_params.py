@@ -120,6 +120,8 @@ def test_a_block_never_changes_after_loading(name):
         ("benchmark_evaluation", "num_beams", 1),
         ("benchmark_evaluation", "examples", -1),
         ("benchmark_evaluation", "responses_per_shard", 0),
+        ("response_sampling", "responses_per_shard", 0),
+        ("policy_training", "checkpoint_every_steps", 0),
         ("compare_runs", "runs", {"a b": "latest"}),
         ("compare_runs", "runs", {"a": {"predictions": "latest", "model": "tuned"}}),
         ("compare_runs", "allow_different", ["everything"]),

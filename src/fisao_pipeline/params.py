@@ -67,6 +67,10 @@ class ResponseSamplingParams(StageParams):
     calibration_prompts: int = Field(ge=1, description="Calibration prompts at most.")
     batch_size: int = Field(ge=1, description="Completions drawn at once; another size draws other samples.")
     seed: Seed = Field(description="Of every draw.")
+    # It came later; see BenchmarkEvaluationParams.
+    responses_per_shard: int = Field(
+        default=256, ge=1, description="Responses kept on disk at a time; a run that is killed loses no more."
+    )
 
 
 class FixedBaseline(StageParams):
@@ -243,6 +247,10 @@ class PolicyTrainingParams(StageParams):
         description="The round whose adapter is kept: best on the probe, or the last."
     )
     seed: Seed = Field(description="Of the fresh adapter, of shuffling and, by round, of sampling.")
+    # It came later; see BenchmarkEvaluationParams.
+    checkpoint_every_steps: int = Field(
+        default=10, ge=1, description="Optimiser steps between checkpoints; a run that is killed loses no more."
+    )
 
 
 def comparison_faults(

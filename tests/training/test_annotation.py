@@ -14,17 +14,16 @@ from fisao_pipeline.method.calibration import Baseline, CalibrationError, ClassS
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.policy import decode_with_offsets
 from fisao_pipeline.params import ContrastParams, FixedBaseline, RewardAnnotationParams
-from fisao_pipeline.training.annotation import (
+from fisao_pipeline.training.annotation import annotate
+from fisao_pipeline.training.baseline import VerifierBaseline, calibrate
+from fisao_pipeline.training.rewards import reward_table
+from fisao_pipeline.training.tables import (
     MENTION_COLUMNS,
     GroundTruth,
-    VerifierBaseline,
-    annotate,
-    calibrate,
     label_mentions,
     mention_table,
     response_labels,
     response_score_table,
-    reward_table,
     score_mentions,
     sentence_scores,
 )

@@ -6,8 +6,9 @@ import torch
 
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.params import ContrastParams, FixedBaseline, RewardAnnotationParams
-from fisao_pipeline.training.annotation import GroundTruth, calibrate
+from fisao_pipeline.training.baseline import calibrate
 from fisao_pipeline.training.prediction_scores import PREDICTION_KEYS, score_predictions
+from fisao_pipeline.training.tables import GroundTruth
 
 PARAMS = RewardAnnotationParams(
     vocabulary="coco",

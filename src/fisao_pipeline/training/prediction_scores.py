@@ -9,14 +9,9 @@ import pandas as pd
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.verifier import Verifier
-from fisao_pipeline.training.annotation import (
-    GroundTruth,
-    VerifierBaseline,
-    label_mentions,
-    mention_table,
-    pay_mentions,
-    score_mentions,
-)
+from fisao_pipeline.training.baseline import VerifierBaseline
+from fisao_pipeline.training.rewards import pay_mentions
+from fisao_pipeline.training.tables import GroundTruth, label_mentions, mention_table, score_mentions
 
 PREDICTION_KEYS = ["model", "decoding", "prompt_id", "sample_index"]
 

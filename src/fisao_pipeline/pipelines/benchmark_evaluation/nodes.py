@@ -133,7 +133,8 @@ def score_predictions(
     from fisao_pipeline.chosen_vocabulary import load_vocabulary  # noqa: PLC0415 - slow to import
     from fisao_pipeline.models.verifier import load_verifier  # noqa: PLC0415
     from fisao_pipeline.training import prediction_scores  # noqa: PLC0415
-    from fisao_pipeline.training.annotation import GroundTruth, VerifierBaseline  # noqa: PLC0415
+    from fisao_pipeline.training.baseline import VerifierBaseline  # noqa: PLC0415
+    from fisao_pipeline.training.tables import GroundTruth  # noqa: PLC0415
 
     baseline = VerifierBaseline.from_dict(verifier_baseline)
     vocabulary = load_vocabulary(baseline.params.vocabulary, "reward_annotation.vocabulary")
@@ -203,7 +204,7 @@ def write_report(
     from fisao_pipeline.reporting.lineage import read_lineage  # noqa: PLC0415
     from fisao_pipeline.reporting.pictures import data_uris  # noqa: PLC0415
     from fisao_pipeline.reporting.report import Sources, report_page  # noqa: PLC0415
-    from fisao_pipeline.training.annotation import VerifierBaseline  # noqa: PLC0415
+    from fisao_pipeline.training.baseline import VerifierBaseline  # noqa: PLC0415
 
     cases = shown_cases(comparison["examples"], predictions, prediction_mentions)
     open_image = image_opener(image_folder, image_manifest)
