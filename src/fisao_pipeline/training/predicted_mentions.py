@@ -21,7 +21,7 @@ from fisao_pipeline.training.annotation import (
 PREDICTION_KEYS = ["model", "decoding", "prompt_id", "sample_index"]
 
 
-def score_predictions(
+def mentions_of_predictions(
     predictions: pd.DataFrame,
     verifier: Verifier,
     vocabulary: ObjectVocabulary,
