@@ -298,6 +298,9 @@ class BenchmarkEvaluationParams(StageParams):
     drop_unfinished_sentence: bool = Field(
         default=False, description="Whether CHAIR reads a caption that max_new_tokens cut off up to its last sentence."
     )
+    word_chain: Literal["spans", "reference"] = Field(
+        default="spans", description="How CHAIR finds words in captions; see docs/evaluation.md."
+    )
     examples: int = Field(default=5, ge=0, le=1000, description="Of each kind: images won, lost and tied.")
     responses_per_shard: int = Field(
         default=256, ge=1, description="Answers kept on disk at a time; a run that is killed loses no more."
