@@ -7,6 +7,7 @@ from fisao_pipeline.pipelines import (
     benchmark_evaluation,
     compare_runs,
     image_ingestion,
+    lmms_eval,
     plan,
     pocket_world,
     policy_training,
@@ -24,8 +25,8 @@ def register_pipelines() -> dict[str, Pipeline]:
 
     Returns:
         The five stages, `train` (the first four), `__default__` (all five), `pocket_world`; `score_predictions`,
-        `clip_score`, `pope_questions`; `compare_runs`, `plan`, `seed_study`, `ablation` and
-        `theorem`.
+        `clip_score`, `pope_questions`; `compare_runs`, `lmms_eval`, `plan`, `seed_study`,
+        `ablation` and `theorem`.
     """
     training_stages = {
         "image_ingestion": image_ingestion.create_pipeline(),
@@ -41,6 +42,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         **training_stages,
         "benchmark_evaluation": evaluation,
         "compare_runs": compare_runs.create_pipeline(),
+        "lmms_eval": lmms_eval.create_pipeline(),
         "plan": plan.create_pipeline(),
         "score_predictions": score_predictions.create_pipeline(),
         "clip_score": score_predictions.create_clip_pipeline(),

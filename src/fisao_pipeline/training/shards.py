@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 # Another version of these rounds otherwise, so that a table of parts of both would be that of neither.
 _LIBRARIES = ("fisao-pipeline", "torch", "transformers", "peft")
 # Changed between a run that was killed and the next, these leave the answers as they are.
-_OF_FIGURES = {"vocabulary", "bootstrap_resamples", "confidence", "drop_unfinished_sentence", "examples"}
+_OF_FIGURES = {"vocabulary", "word_chain", "bootstrap_resamples", "confidence", "drop_unfinished_sentence", "examples"}
 # Part of a part's own key, and of nothing that is answered.
 SHARD_SIZE = {"responses_per_shard"}
 _DIGITS = 16

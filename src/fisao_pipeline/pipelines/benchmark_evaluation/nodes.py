@@ -118,7 +118,7 @@ def compare_base_and_aligned(
     return comparison, metrics
 
 
-def score_predictions(
+def score_predicted_mentions(
     predictions: pd.DataFrame,
     image_manifest: pd.DataFrame,
     image_folder: ImageFolder,
@@ -132,13 +132,13 @@ def score_predictions(
     """
     from fisao_pipeline.chosen_vocabulary import load_vocabulary  # noqa: PLC0415 - slow to import
     from fisao_pipeline.models.verifier import load_verifier  # noqa: PLC0415
-    from fisao_pipeline.training import prediction_scores  # noqa: PLC0415
+    from fisao_pipeline.training import predicted_mentions  # noqa: PLC0415
     from fisao_pipeline.training.baseline import VerifierBaseline  # noqa: PLC0415
     from fisao_pipeline.training.tables import GroundTruth  # noqa: PLC0415
 
     baseline = VerifierBaseline.from_dict(verifier_baseline)
     vocabulary = load_vocabulary(baseline.params.vocabulary, "reward_annotation.vocabulary")
-    return prediction_scores.score_predictions(
+    return predicted_mentions.mentions_of_predictions(
         predictions,
         load_verifier(verifier),
         vocabulary,

@@ -10,7 +10,7 @@ from fisao_pipeline.pipelines.benchmark_evaluation.nodes import (
     count_verifier_errors,
     draw_reward_shift,
     drop_prediction_shards,
-    score_predictions,
+    score_predicted_mentions,
     write_comparison_table,
     write_report,
 )
@@ -55,7 +55,7 @@ def create_pipeline(**_: object) -> Pipeline:
                 name="compare_base_and_aligned",
             ),
             node(
-                score_predictions,
+                score_predicted_mentions,
                 inputs=[
                     "predictions",
                     "image_manifest",
@@ -65,7 +65,7 @@ def create_pipeline(**_: object) -> Pipeline:
                     "verifier_baseline",
                 ],
                 outputs="prediction_mentions",
-                name="score_predictions",
+                name="score_predicted_mentions",
             ),
             node(
                 count_verifier_errors,

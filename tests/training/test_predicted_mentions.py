@@ -7,7 +7,7 @@ import torch
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.params import ContrastParams, FixedBaseline, RewardAnnotationParams
 from fisao_pipeline.training.baseline import calibrate
-from fisao_pipeline.training.prediction_scores import PREDICTION_KEYS, score_predictions
+from fisao_pipeline.training.predicted_mentions import PREDICTION_KEYS, mentions_of_predictions
 from fisao_pipeline.training.tables import GroundTruth
 
 PARAMS = RewardAnnotationParams(
@@ -54,7 +54,7 @@ def scored(predictions=PREDICTIONS, **changes):
     none = pd.DataFrame({"split": []})
     baseline = calibrate(none, none, None, params, None)
     vocabulary = ObjectVocabulary.load("coco")
-    return score_predictions(predictions, StubVerifier(), vocabulary, TRUTH, baseline, None)
+    return mentions_of_predictions(predictions, StubVerifier(), vocabulary, TRUTH, baseline, None)
 
 
 def test_each_mention_is_its_captions():

@@ -16,7 +16,7 @@ from fisao_pipeline.training.tables import GroundTruth, label_mentions, mention_
 PREDICTION_KEYS = ["model", "decoding", "prompt_id", "sample_index"]
 
 
-def score_predictions(
+def mentions_of_predictions(
     predictions: pd.DataFrame,
     verifier: Verifier,
     vocabulary: ObjectVocabulary,
