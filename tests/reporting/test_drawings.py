@@ -32,7 +32,7 @@ def test_it_shows_what_it_was_given():
     assert {f"var(--{name})" for name in COLOURS} == set(re.findall(r"var\(--\w+\)", svg))
     (root, *_) = elements(svg)
     assert root.attrib["role"] == "img" and root.attrib["aria-label"] == "Scores of <b>: density over score"
-    assert PANEL.legend == [("blue", "correct"), ("vermilion", "fitted")]
+    assert PANEL.legend == [("blue", "correct", "area"), ("vermilion", "fitted", "dashed")]
 
 
 def test_nothing_in_it_needs_a_style_or_a_request():

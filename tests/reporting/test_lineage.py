@@ -20,11 +20,11 @@ def test_one_run_has_no_warning():
     assert found.runs == ["a" * 32]
     assert found.libraries == {"torch": "2.13.0"}
     assert found.parameters == {"benchmark_evaluation": {"seed": "0"}}
-    assert found.sources == {"image_folder": "not versioned", "policy_backbone": "sha256:abc"}
+    assert (found.sources, found.unversioned) == ({"policy_backbone": "sha256:abc"}, ["image_folder"])
 
 
 def test_nothing_recorded():
-    assert read_lineage([]) == Lineage(commits=[], runs=[], artifacts=[], warnings=[])
+    assert read_lineage([]) == Lineage([], [], [], {}, {}, {}, [], [])
 
 
 def test_what_is_of_several_runs_is_said():

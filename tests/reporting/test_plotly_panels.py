@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import plotly.io
 
 from fisao_pipeline.reporting.drawings import Line, Points, Rule, Steps
-from fisao_pipeline.reporting.plotly_panels import MAX_POINTS, notes, panels, reason
+from fisao_pipeline.reporting.plotly_panels import notes, panels, reason
 from fisao_pipeline.reporting.reward_quality import reward_quality_figure
 from fisao_pipeline.reporting.reward_shift import reward_shift_figure
 from fisao_pipeline.reporting.style import empty_figure, histogram, laid_out, vertical
@@ -18,9 +18,8 @@ def stored(figure: go.Figure) -> go.Figure:
 
 
 def test_bars_lines_and_rules():
-    figure = laid_out(
-        go.Figure().set_subplots(1, 2, subplot_titles=("Left<br>AUROC 0.9", "Right")), "Both", "a note<br>more"
-    )
+    empty = go.Figure().set_subplots(1, 2, subplot_titles=("Left<br>AUROC 0.9", "Right"))
+    figure = laid_out(empty, "Both", "a note<br>It has more.")
     bars = histogram([0.1, 0.4, 0.4], np.array([0.0, 0.3, 0.6]), "correct", "#0072B2", weight=2)
     figure.add_trace(bars, row=1, col=1)
     line = {"color": "#D55E00", "dash": "dot"}
@@ -43,19 +42,18 @@ def test_bars_lines_and_rules():
     assert list(left.rules) == [Rule(0.25, "mean", "ink"), Rule(0.35, "above", "blue", 1)]
     assert right.series == [Line([0, 1], [2, 3], "vermilion", "fit", dashed=True)]
     assert (right.title, right.rules, right.from_zero) == ("Right", [], False)
-    assert notes(figure) == "a note more"
+    assert notes(figure) == "a note. It has more."
 
 
-def test_figure_2_is_thinned():
-    count = 3 * MAX_POINTS
-    points = pd.DataFrame(
-        {name: np.arange(count) / count for name in ("sentence_reward", "token_reward", "bleu", "rouge_l")}
-    )
+def test_figure_2():
+    count = 300
+    columns = ("sentence_reward", "token_reward", "bleu", "rouge_l")
+    points = pd.DataFrame({name: np.arange(count) / count for name in columns})
     rows = [(r, q, 1.0, 0.9, 1.0, count) for r in ("sentence_reward", "token_reward") for q in ("bleu", "rouge_l")]
     correlations = pd.DataFrame(rows, columns=["reward", "quality", "r", "low", "high", "n"])
     made = panels(stored(reward_quality_figure(points, correlations, "BLEU. ROUGE", 0.95, count)))
     assert len(made) == 4
-    assert all(isinstance(one, Points) and len(one.x) <= MAX_POINTS for panel in made for one in panel.series)
+    assert all(isinstance(one, Points) and len(one.x) == count for panel in made for one in panel.series)
     assert made[0].title == "r = 1.000 [0.900, 1.000]" and not made[0].from_zero
 
 

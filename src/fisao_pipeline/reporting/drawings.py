@@ -95,9 +95,15 @@ class Panel:
     integers: bool = False
 
     @property
-    def legend(self) -> list[tuple[str, str]]:
-        """Colour and label of every series that has a label."""
-        return [(one.colour, one.label) for one in self.series if one.label]
+    def legend(self) -> list[tuple[str, str, str]]:
+        """Of every series that has a label: colour, label, and whether it is an `area`, a `line` or `dashed`."""
+        return [(one.colour, one.label, _kind(one)) for one in self.series if one.label]
+
+
+def _kind(one: Steps | Line | Points) -> str:
+    if isinstance(one, Line):
+        return "dashed" if one.dashed else "line"
+    return "area"
 
 
 def panel_svg(panel: Panel, key: str) -> Markup:
@@ -111,13 +117,16 @@ def panel_svg(panel: Panel, key: str) -> Markup:
     from matplotlib.figure import Figure  # noqa: PLC0415
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
-    settings = {"svg.fonttype": "none", "svg.hashsalt": key, "font.size": 10, "axes.unicode_minus": True}
+    settings = {"svg.fonttype": "none", "svg.hashsalt": key, "font.size": 10, "text.parse_math": False}
     with mpl.rc_context(settings):
         figure = Figure(figsize=SIZE, dpi=72, layout="constrained", facecolor="none")
         axes = figure.add_subplot(facecolor="none")
         for one in panel.series:
             _draw(axes, one)
         if panel.from_zero:
+            # Zero as if it were data, so that there is a margin at the top but none at the bottom.
+            axes.update_datalim([(axes.dataLim.x0, 0.0)])
+            axes.autoscale_view()
             axes.set_ylim(bottom=0)
         if panel.integers:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))

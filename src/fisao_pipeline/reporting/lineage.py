@@ -11,6 +11,9 @@ Record = Mapping[str, Any]
 """The content of a `provenance.json`."""
 
 
+_NO_VERSION = "not versioned"
+
+
 @dataclass(frozen=True)
 class Lineage:
     """What a page says about how its figures came about.
@@ -21,7 +24,8 @@ class Lineage:
         runs: Every MLflow run that took part.
         libraries: Name to version; several versions in one text where artifacts were made with several.
         parameters: By stage, dotted names to values.
-        sources: Versions of what has no record, such as the hash of a model; "not versioned" where there is none.
+        sources: Versions of what has no record, such as the hash of a model.
+        unversioned: What was read and has no version.
         warnings: What is of several runs, commits, libraries or values, in words.
     """
 
@@ -31,6 +35,7 @@ class Lineage:
     libraries: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    unversioned: Sequence[str] = ()
     warnings: Sequence[str] = ()
 
 
@@ -44,6 +49,7 @@ def read_lineage(records: Sequence[Record]) -> Lineage:
     commits = _distinct(map(_commit, artifacts))
     libraries = _values((record["libraries"] for record in artifacts), str)
     parameters = _values((record["parameters"] for record in artifacts), _shown)
+    sources = _sources(artifacts)
     warnings = [*_not_of_one_run(artifacts)]
     if len(commits) > 1:
         warnings.append(f"Artifacts were made by {len(commits)} states of the code: {', '.join(commits)}.")
@@ -58,7 +64,8 @@ def read_lineage(records: Sequence[Record]) -> Lineage:
         _distinct(record["mlflow_run_id"] for record in artifacts if record["mlflow_run_id"]),
         {name: ", ".join(found) for name, found in libraries.items()},
         _by_stage({name: " / ".join(found) for name, found in parameters.items()}),
-        _sources(artifacts),
+        {name: " / ".join(found) for name, found in sources.items() if found != [_NO_VERSION]},
+        [name for name, found in sources.items() if found == [_NO_VERSION]],
         warnings,
     )
 
@@ -80,14 +87,11 @@ def _not_of_one_run(artifacts: Sequence[Record]) -> list[str]:
     return warnings
 
 
-def _sources(artifacts: Sequence[Record]) -> dict[str, str]:
+def _sources(artifacts: Sequence[Record]) -> dict[str, list[str]]:
+    """Versions of inputs that no record is of."""
     made = {record["dataset"] for record in artifacts}
-    inputs = _values(({k: v for k, v in record["inputs"].items() if k not in made} for record in artifacts), _version)
-    return {name: " / ".join(found) for name, found in inputs.items()}
-
-
-def _version(version: str | None) -> str:
-    return version or "not versioned"
+    inputs = ({k: v for k, v in record["inputs"].items() if k not in made} for record in artifacts)
+    return _values(inputs, lambda version: version or _NO_VERSION)
 
 
 def _commit(record: Record) -> str:

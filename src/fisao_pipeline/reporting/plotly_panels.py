@@ -7,9 +7,6 @@ import plotly.graph_objects as go
 from fisao_pipeline.reporting.drawings import Line, Panel, Points, Rule, Steps
 from fisao_pipeline.reporting.style import PAGE_COLOURS
 
-# A cloud says no more with more points, and every point weighs on the page.
-MAX_POINTS = 500
-
 
 def panels(figure: go.Figure) -> list[Panel]:
     """One panel per pair of axes, in the order of the traces; none where the figure is empty.
@@ -29,8 +26,9 @@ def reason(figure: go.Figure) -> str:
 
 
 def notes(figure: go.Figure) -> str:
-    """What is to be known of all panels: the figure's subtitle."""
-    return (figure.layout.title.subtitle.text or "").replace("<br>", " ")
+    """What is to be known of all panels: the figure's subtitle, in sentences."""
+    lines = (figure.layout.title.subtitle.text or "").split("<br>")
+    return " ".join(line if line.endswith(".") else f"{line}." for line in lines if line)
 
 
 def _panel(figure: go.Figure, axes: tuple[str, str], traces: list, captions: list[str], index: int) -> Panel:
@@ -55,8 +53,7 @@ def _series(trace: go.Bar | go.Scatter) -> Steps | Line | Points:
         return Steps([x[0] - half, *(value + half for value in x)], y, _colour(trace.marker.color), label)
     if "lines" in (trace.mode or ""):
         return Line(x, y, _colour(trace.line.color), label, dashed=trace.line.dash not in (None, "solid"))
-    step = -(-len(x) // MAX_POINTS)
-    return Points(x[::step], y[::step], _colour(trace.marker.color), label)
+    return Points(x, y, _colour(trace.marker.color), label)
 
 
 def _rules(figure: go.Figure, x_axis: str) -> list[Rule]:
