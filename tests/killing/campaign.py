@@ -84,14 +84,14 @@ def artifacts(root: Path) -> dict[str, Path]:
     return found
 
 
-def content(path: Path) -> str:
-    """Digest of an artifact without what differs from run to run: times."""
+def content(path: Path, root: Path) -> str:
+    """Digest of an artifact without what differs from project to project, its place, and from run to run, times."""
     if path.name == "training_history.parquet":
         return pd.read_parquet(path).drop(columns=TIMES).to_json(double_precision=15)
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(path.iterdir()):
         if file.name != "README.md":
-            digest.update(file.name.encode() + file.read_bytes())
+            digest.update(file.name.encode() + file.read_bytes().replace(str(root).encode(), b""))
     return digest.hexdigest()
 
 
@@ -104,7 +104,7 @@ def parts(root: Path) -> dict[str, int]:
 
 def check_artifacts(root: Path, expected: dict[str, str], tally: Tally) -> None:
     for name, path in artifacts(root).items():
-        if content(path) != expected[name]:
+        if content(path, root) != expected[name]:
             raise Lost(f"{name} is not what an uninterrupted run makes: {path}")
         tally.artifacts_checked += 1
 
@@ -197,7 +197,7 @@ def run_whole(template: Path, folder: Path, stages: Sequence[str]) -> Whole:
     for stage in stages:
         ended[stage] = run_uninterrupted(root, stage, log)
         say(f"      {stage:21s} whole: {ended[stage].cpu_seconds:.1f} s of CPU, {ended[stage].calls} calls")
-    return Whole(ended, {name: content(path) for name, path in artifacts(root).items()})
+    return Whole(ended, {name: content(path, root) for name, path in artifacts(root).items()})
 
 
 def campaign(template: Path, folder: Path, whole: Whole, rng: random.Random, left: int, tally: Tally) -> None:
