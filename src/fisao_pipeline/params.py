@@ -249,7 +249,7 @@ class PolicyTrainingParams(StageParams):
     seed: Seed = Field(description="Of the fresh adapter, of shuffling and, by round, of sampling.")
     # It came later; see BenchmarkEvaluationParams.
     checkpoint_every_steps: int = Field(
-        default=10, ge=1, description="Optimiser steps between checkpoints; a run that is killed loses no more."
+        default=20, ge=1, description="Optimiser steps between checkpoints; a run that is killed loses no more."
     )
 
 

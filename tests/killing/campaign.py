@@ -21,14 +21,18 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tests.killing.children import DISK, KINDS, Ended, Fate, import_everything, run_stage
+import torch
+from tests.killing.children import DISK, KINDS, Ended, Fate, import_what_a_run_imports, run_stage
 
 STAGES = ("image_ingestion", "response_sampling", "reward_annotation", "policy_training", "benchmark_evaluation")
+# A stage that is killed for ever would end nothing.
+KILLS_IN_A_ROW = 4
 KEPT = ("04_feature/response_shards", "06_models/training_checkpoints", "07_model_output/prediction_shards")
 SAVED_AS = {
     "response_shards": ("responses.parquet", "training_rollouts.parquet"),
@@ -80,14 +84,14 @@ def artifacts(root: Path) -> dict[str, Path]:
     return found
 
 
-def content(path: Path) -> str:
-    """Digest of an artifact without what differs from run to run: times."""
+def content(path: Path, root: Path) -> str:
+    """Digest of an artifact without what differs from project to project, its place, and from run to run, times."""
     if path.name == "training_history.parquet":
         return pd.read_parquet(path).drop(columns=TIMES).to_json(double_precision=15)
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(path.iterdir()):
         if file.name != "README.md":
-            digest.update(file.name.encode() + file.read_bytes())
+            digest.update(file.name.encode() + file.read_bytes().replace(str(root).encode(), b""))
     return digest.hexdigest()
 
 
@@ -100,7 +104,7 @@ def parts(root: Path) -> dict[str, int]:
 
 def check_artifacts(root: Path, expected: dict[str, str], tally: Tally) -> None:
     for name, path in artifacts(root).items():
-        if content(path) != expected[name]:
+        if content(path, root) != expected[name]:
             raise Lost(f"{name} is not what an uninterrupted run makes: {path}")
         tally.artifacts_checked += 1
 
@@ -127,15 +131,15 @@ def count_versions(root: Path) -> dict[str, int]:
 
 
 def draw_fate(rng: random.Random, whole: Ended) -> Fate:
-    """Any moment of the run, a little beyond its end included."""
+    """Any moment of the run."""
     kind = rng.choice(KINDS)
     if kind in DISK:
         return Fate(kind, call=rng.randint(1, max(1, whole.calls)))
-    return Fate(kind, cpu_seconds=rng.uniform(0.3, 1.02) * whole.cpu_seconds)
+    return Fate(kind, cpu_seconds=rng.uniform(0.05, 1.0) * whole.cpu_seconds)
 
 
-def prepare(folder: Path) -> Path:
-    """A project with untrained models and pictures, and nothing run in it."""
+def prepare(folder: Path, stages: Sequence[str]) -> Path:
+    """A project with untrained models, pictures, and what comes before the stages."""
     from tests.pocket_models import build_pocket_models
     from tests.smoke_project import Smoke
 
@@ -143,13 +147,21 @@ def prepare(folder: Path) -> Path:
     store = folder / "mlflow.db"
     root = folder / "project"
     root.mkdir()
-    ended = _empty_store(store)
-    Smoke.make(root, ended, build_pocket_models)
+    Smoke.make(root, _empty_store(store), build_pocket_models)
     use_store(root)
-    done = run_stage(root, "pocket_world", {}, folder / "scenes.log", tags=["scenes"])
-    if done.code:
-        raise RuntimeError((folder / "scenes.log").read_text()[-3000:])
+    run_uninterrupted(root, "pocket_world", folder / "prepared.log", tags=["scenes"])
+    for stage in STAGES[: STAGES.index(stages[0])]:
+        run_uninterrupted(root, stage, folder / "prepared.log")
     return root
+
+
+def run_uninterrupted(root: Path, stage: str, log: Path, tags: list[str] | None = None) -> Ended:
+    """Run a stage, and import here what it imported, for the forks to come."""
+    ended = run_stage(root, stage, PARAMETERS, log, tags=tags)
+    if ended.code:
+        raise RuntimeError(f"{stage} failed without being killed:\n{log.read_text()[-3000:]}")
+    import_what_a_run_imports(log)
+    return ended
 
 
 def use_store(root: Path) -> None:
@@ -176,31 +188,28 @@ class Whole:
     contents: dict[str, str]
 
 
-def run_whole(template: Path, folder: Path) -> Whole:
-    """All stages, uninterrupted."""
+def run_whole(template: Path, folder: Path, stages: Sequence[str]) -> Whole:
+    """The stages, uninterrupted."""
     root, log = folder / "whole", folder / "whole.log"
     shutil.copytree(template, root)
     use_store(root)
     ended = {}
-    for stage in STAGES:
-        ended[stage] = run_stage(root, stage, PARAMETERS, log)
-        if ended[stage].code:
-            raise RuntimeError(f"{stage} failed without being killed:\n{log.read_text()[-3000:]}")
+    for stage in stages:
+        ended[stage] = run_uninterrupted(root, stage, log)
         say(f"      {stage:21s} whole: {ended[stage].cpu_seconds:.1f} s of CPU, {ended[stage].calls} calls")
-    return Whole(ended, {name: content(path) for name, path in artifacts(root).items()})
+    return Whole(ended, {name: content(path, root) for name, path in artifacts(root).items()})
 
 
 def campaign(template: Path, folder: Path, whole: Whole, rng: random.Random, left: int, tally: Tally) -> None:
-    """One project from pictures to comparison, killed on the way up to ``left`` times."""
+    """One project from the first stage to the last, killed on the way up to ``left`` times."""
     root = folder / f"round-{tally.rounds}"
     shutil.copytree(template, root)
     use_store(root)
     end = tally.total + left
-    for stage in STAGES:
+    for stage in whole.stages:
         in_a_row = 0
         while True:
-            # A stage that is killed in vain for ever would end nothing.
-            fate = draw_fate(rng, whole.stages[stage]) if tally.total < end and in_a_row < 8 else None
+            fate = draw_fate(rng, whole.stages[stage]) if tally.total < end and in_a_row < KILLS_IN_A_ROW else None
             before, versions = parts(root), count_versions(root)
             log = folder / f"{root.name}-{stage}-{in_a_row}.log"
             ended = run_stage(root, stage, PARAMETERS, log, fate)
@@ -282,14 +291,15 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--kills", type=int, default=100)
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="one after the other")
     arguments.add_argument("--log", type=Path)
     options = arguments.parse_args()
-    import_everything()
+    torch.set_num_threads(1)  # threads would not be there after a fork
     rng, tally, started = random.Random(options.seed), Tally(), time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        template = prepare(folder / "prepared")
-        whole = run_whole(template, folder)
+        template = prepare(folder / "prepared", options.stages)
+        whole = run_whole(template, folder, options.stages)
         while tally.total < options.kills:
             campaign(template, folder, whole, rng, options.kills - tally.total, tally)
     text = report(tally, time.monotonic() - started, options.seed)

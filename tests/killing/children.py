@@ -1,6 +1,7 @@
 """Stages run in forks of a process that has imported everything; they end as told: whole, killed, on a failing disk."""
 
 import errno
+import importlib
 import os
 import random
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,18 +41,14 @@ class Ended:
     struck: bool
 
 
-def import_everything() -> None:
-    """What a run imports one by one, some of it within nodes: seven seconds that forks need not spend again."""
-    import torch
-    import transformers.models.clip.modeling_clip
-    import transformers.models.llava.modeling_llava  # noqa: F401
+def import_what_a_run_imports(log: Path) -> None:
+    """Import in this process what a fork had imported when it was done: seconds that later forks need not spend.
 
-    import fisao_pipeline.datasets
-    import fisao_pipeline.pipeline_registry
-    import fisao_pipeline.settings
-    import fisao_pipeline.training.run  # noqa: F401
-
-    torch.set_num_threads(1)
+    Imported, not run: connections and threads are nothing to be shared by forks.
+    """
+    for name in log.with_suffix(".modules").read_text().split():
+        with suppress(Exception):  # names that are no modules of their own
+            importlib.import_module(name)
 
 
 def run_stage(
@@ -104,6 +102,7 @@ def _in_child(work: Callable[[], None], log: Path, calls_file: Path, fate: Fate 
         counted = _failing_disk(fate)
         work()
         calls_file.write_text(str(counted[0]))
+        log.with_suffix(".modules").write_text("\n".join(list(sys.modules)))
         code = 0
     except KeyboardInterrupt:
         code = 130
