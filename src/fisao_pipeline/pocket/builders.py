@@ -73,22 +73,6 @@ def build_verifier(processor: CLIPProcessor) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64))
 
 
-def llama_config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
-    """The language model of the pocket policies: 3 layers of width 128."""
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=352,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=POLICY_CONTEXT_TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
-    )
-
-
 def set_end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """What ends and what fills up the model's answers."""
     model.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -110,9 +94,21 @@ def build_policy_processor(texts: Iterable[str], merges: int = 120) -> LlavaProc
 def build_policy(processor: LlavaProcessor, verifier: CLIPModel) -> LlavaForConditionalGeneration:
     """A LLaVA of about 1.2 M parameters around the verifier's own image tower, which stays frozen."""
     tokenizer = processor.tokenizer
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=POLICY_CONTEXT_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
     config = LlavaConfig(
         vision_config=verifier.config.vision_config.to_dict(),
-        text_config=llama_config(tokenizer).to_dict(),
+        text_config=text.to_dict(),
         image_token_index=tokenizer.image_token_id,
         image_seq_length=(IMAGE_PIXELS // PATCH_PIXELS) ** 2,
         vision_feature_layer=-2,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,50 +17,50 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedModel,
-    ProcessorMixin,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from fisao_pipeline.params import PocketVLMParams
+from fisao_pipeline.params import PocketPhase, PocketVLMParams
 from fisao_pipeline.pocket.blip_builders import build_instructblip, build_instructblip_processor
 from fisao_pipeline.pocket.builders import build_policy, build_policy_processor
 from fisao_pipeline.pocket.descent import descend
 from fisao_pipeline.pocket.examples import Example, InstructBlipEncoder, LlavaEncoder, TrainingBatch, draw_examples
 from fisao_pipeline.pocket.language import CAPTION_PROMPTS, ask, describe
-from fisao_pipeline.pocket.pixels import scene_pixels
+from fisao_pipeline.pocket.pixels import scene_pixels, seen_by
 from fisao_pipeline.pocket.scenes import Scene, draw_scenes
 
 # Cross entropy (nats per token) of captions and of yes/no answers, zero where there are none.
 TwoLosses = tuple[Float[Tensor, ""], Float[Tensor, ""]]
-# Pictures that go through an image tower at once.
-_SEEN_AT_ONCE = 256
 
 
 def train_llava(verifier: CLIPModel, params: PocketVLMParams) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """Train the pocket LLaVA around the verifier's frozen image tower; see ``_train``."""
-    return _train(
-        params,
-        # Parts of the chat template, which the tokenizer learns as well.
-        spoken_before="USER: {} ASSISTANT:",
-        build_processor=build_policy_processor,
-        build_model=lambda processor: build_policy(processor, verifier),
-        lesson=LlavaLesson,
-        name="pocket VLM",
-    )
+    """Train the pocket LLaVA around the verifier's frozen image tower; see ``_teach``."""
+    torch.manual_seed(params.seed)
+    rng = random.Random(params.seed)
+    scenes = draw_scenes(params.scenes, params.seed)
+    corpus = [describe(rng, s, 0.5) for s in scenes]
+    corpus += [f"{prompt} {''.join(answer)}" for prompt, answer in (ask(rng, s) for s in scenes)]
+    corpus += [f"USER: {p} ASSISTANT:" for p in CAPTION_PROMPTS] * 200
+    processor = build_policy_processor(corpus)
+    model = build_policy(processor, verifier).train()
+    lesson = LlavaLesson(model, processor, scene_pixels(scenes, processor))
+    _teach(model, lesson, scenes, params, "pocket VLM")
+    return model.eval(), processor
 
 
 def train_instructblip(
-    verifier: Blip2ForImageTextRetrieval, verifier_processor: Blip2Processor, params: PocketVLMParams
+    verifier: tuple[Blip2ForImageTextRetrieval, Blip2Processor],
+    llava: tuple[LlavaForConditionalGeneration, LlavaProcessor],
+    params: PocketVLMParams,
 ) -> tuple[InstructBlipForConditionalGeneration, InstructBlipProcessor]:
-    """Train the pocket InstructBLIP around the verifier's frozen image tower; see ``_train``."""
-    return _train(
-        params,
-        spoken_before="{}",
-        build_processor=lambda texts: build_instructblip_processor(texts, verifier_processor),
-        build_model=lambda processor: build_instructblip(processor, verifier),
-        lesson=InstructBlipLesson,
-        name="pocket InstructBLIP",
-    )
+    """Train the pocket InstructBLIP, built of the verifier and of the LLaVA's language model; see ``_teach``."""
+    torch.manual_seed(params.seed)
+    scenes = draw_scenes(params.scenes, params.seed)
+    processor = build_instructblip_processor(verifier[1], llava[1])
+    model = build_instructblip(processor, verifier[0], llava[0]).train()
+    lesson = InstructBlipLesson(model, processor, scene_pixels(scenes, processor))
+    _teach(model, lesson, scenes, params, "pocket InstructBLIP")
+    return model.eval(), processor
 
 
 class LlavaLesson:
@@ -71,7 +69,7 @@ class LlavaLesson:
     def __init__(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor, pixels: Tensor):
         self.model = model
         self.encode = LlavaEncoder(processor, model.config.image_seq_length)
-        self.features = in_parts(self._see, pixels)
+        self.features = seen_by(self._see, pixels)
 
     def _see(self, pixels: Tensor) -> Float[Tensor, "n p d"]:
         """What the projector reads: patch states of the configured layer without the class token."""
@@ -99,7 +97,7 @@ class InstructBlipLesson:
     def __init__(self, model: InstructBlipForConditionalGeneration, processor: InstructBlipProcessor, pixels: Tensor):
         self.model = model
         self.encode = InstructBlipEncoder(processor)
-        self.features = in_parts(lambda part: model.vision_model(part).last_hidden_state, pixels)
+        self.features = seen_by(lambda part: model.vision_model(part).last_hidden_state, pixels)
 
     def __call__(self, pictures: list[int], examples: list[list[Example]]) -> TwoLosses:
         """Losses of the examples of each of the pictures; captions and questions apart, as their lengths differ."""
@@ -136,12 +134,6 @@ class InstructBlipLesson:
         return found.last_hidden_state[:, : queries.shape[1]]
 
 
-@torch.no_grad()
-def in_parts(see: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
-    """What a frozen tower sees in each picture, computed once."""
-    return torch.cat([see(pixels[i : i + _SEEN_AT_ONCE]) for i in range(0, len(pixels), _SEEN_AT_ONCE)])
-
-
 def answer_losses(states: Float[Tensor, "n s d"], head: torch.nn.Module, batch: TrainingBatch) -> TwoLosses:
     """Cross entropy (nats per token) of the captions and of the yes/no answers; zero where a batch has none.
 
@@ -159,42 +151,27 @@ def answer_losses(states: Float[Tensor, "n s d"], head: torch.nn.Module, batch: 
     return caption, question
 
 
-def tokenizer_corpus(rng: random.Random, scenes: list[Scene], spoken_before: str) -> list[str]:
-    """What a policy's tokenizer is learnt from: captions, questions with answers, and what stands before them."""
-    corpus = [describe(rng, s, 0.5) for s in scenes]
-    corpus += [f"{prompt} {''.join(answer)}" for prompt, answer in (ask(rng, s) for s in scenes)]
-    return corpus + [spoken_before.format(p) for p in CAPTION_PROMPTS] * 200
-
-
-def _train(
+def _teach(
+    model: PreTrainedModel,
+    lesson: LlavaLesson | InstructBlipLesson,
+    scenes: list[Scene],
     params: PocketVLMParams,
-    spoken_before: str,
-    build_processor: Callable[[list[str]], ProcessorMixin],
-    build_model: Callable[[Any], PreTrainedModel],
-    lesson: Callable[[Any, Any, Tensor], Callable[[list[int], list[list[Example]]], TwoLosses]],
     name: str,
-) -> tuple[Any, Any]:
-    """Train a captioner around the verifier's frozen image tower.
+) -> None:
+    """Train a captioner around its frozen image tower.
 
     The captions name habitual objects that are not there (``invent_share`` of each phase); the yes/no answers are true.
     So the model sees well and invents all the same, for the reason real ones do.
     """
-    torch.manual_seed(params.seed)
-    rng = random.Random(params.seed)
-    scenes = draw_scenes(params.scenes, params.seed)
-    processor = build_processor(tokenizer_corpus(rng, scenes, spoken_before))
-    model = build_model(processor).train()
-    losses_of = lesson(model, processor, scene_pixels(scenes, processor))
     parameters = [p for p in model.parameters() if p.requires_grad]
     for number, phase in enumerate(params.phases):
         rng = random.Random(f"{params.seed}/{number}")
 
-        def losses(rng: random.Random = rng, phase: Any = phase) -> tuple[Tensor, dict[str, Tensor]]:
+        def losses(rng: random.Random = rng, phase: PocketPhase = phase) -> tuple[Tensor, dict[str, Tensor]]:
             chosen = rng.sample(range(params.scenes), params.batch_size)
             examples = [draw_examples(rng, scenes[i], phase, params) for i in chosen]
-            caption, question = losses_of(chosen, examples)
+            caption, question = lesson(chosen, examples)
             return caption + params.question_weight * question, {"captions": caption, "questions": question}
 
         title = f"{name}, {phase.invent_share:.0%} inventing"
         descend(parameters, losses, phase.steps, phase.learning_rate, weight_decay=0.01, name=title)
-    return model.eval(), processor

@@ -22,7 +22,11 @@ def _learn_bpe(learner: Tokenizer, texts: Iterable[str], reserved: list[str], vo
     """
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=reserved, show_progress=False, **options)
     learner.train_from_iterator(texts, trainer)
-    learnt = json.loads(learner.to_str())["model"]
+    return _bpe_of(learner)
+
+
+def _bpe_of(tokenizer: Tokenizer) -> dict:
+    learnt = json.loads(tokenizer.to_str())["model"]
     return {"vocab": learnt["vocab"], "merges": [tuple(pair) for pair in learnt["merges"]]}
 
 
@@ -59,8 +63,17 @@ def learn_llama_tokenizer(texts: Iterable[str], merges: int = 120, **named: str)
     learner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
     reserved = specials + byte_tokens
     size = len(reserved) + len(alphabet) + 1 + merges
+    return _llama_tokenizer(_learn_bpe(learner, texts, reserved, size, initial_alphabet=alphabet), named)
+
+
+def without_names(tokenizer: LlamaTokenizer) -> LlamaTokenizer:
+    """The same tokens, none of them special under a name: InstructBLIP's processor names its image token itself."""
+    return _llama_tokenizer(_bpe_of(tokenizer.backend_tokenizer), {})
+
+
+def _llama_tokenizer(bpe: dict, named: dict[str, str]) -> LlamaTokenizer:
     return LlamaTokenizer(
-        **_learn_bpe(learner, texts, reserved, size, initial_alphabet=alphabet),
+        **bpe,
         unk_token="<unk>",
         bos_token="<s>",
         eos_token="</s>",

@@ -13,13 +13,13 @@ def create_pipeline(**_: object) -> Pipeline:
         [
             node(
                 train_pocket_blip2,
-                inputs="params:pocket_blip2",
+                inputs=["pocket_clip", "params:pocket_blip2"],
                 outputs="pocket_blip2",
                 name="train_pocket_blip2",
             ),
             node(
                 train_pocket_instructblip,
-                inputs=["pocket_blip2", "params:pocket_instructblip"],
+                inputs=["pocket_blip2", "pocket_llava", "params:pocket_instructblip"],
                 outputs="pocket_instructblip",
                 name="train_pocket_instructblip",
             ),
