@@ -21,6 +21,8 @@ MODELS = {
     "pocket_scenes": params.PocketScenesParams,
     "pocket_verifier": params.PocketVerifierParams,
     "pocket_vlm": params.PocketVLMParams,
+    "pocket_blip2": params.PocketVerifierParams,
+    "pocket_instructblip": params.PocketVLMParams,
     "seed_study": params.StudyParams,
     "ablation": params.StudyParams,
     "theorem": params.TheoremParams,

@@ -569,7 +569,7 @@ class PocketScenesParams(StageParams):
 
 
 class PocketVerifierParams(StageParams):
-    """The recipe of the pocket CLIP."""
+    """The recipe of a pocket verifier, CLIP or BLIP-2."""
 
     scenes: int = Field(ge=8, description="Scenes rendered for training.")
     steps: int = Field(ge=1)
@@ -585,7 +585,7 @@ class PocketVerifierParams(StageParams):
 
 
 class PocketPhase(StageParams):
-    """One phase of the pocket VLM's training."""
+    """One phase of a pocket captioner's training."""
 
     steps: int = Field(ge=1)
     learning_rate: float = Field(gt=0, description="Peak of a cosine schedule.")
@@ -593,7 +593,7 @@ class PocketPhase(StageParams):
 
 
 class PocketVLMParams(StageParams):
-    """The recipe of the pocket LLaVA."""
+    """The recipe of a pocket captioner, LLaVA or InstructBLIP."""
 
     scenes: int = Field(ge=8, description="Scenes rendered for training.")
     phases: tuple[PocketPhase, ...] = Field(min_length=1)

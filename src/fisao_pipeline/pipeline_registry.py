@@ -9,6 +9,7 @@ from fisao_pipeline.pipelines import (
     image_ingestion,
     lmms_eval,
     plan,
+    pocket_instructblip,
     pocket_world,
     policy_training,
     pope_questions,
@@ -24,8 +25,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     """Make every pipeline of the project.
 
     Returns:
-        The five stages, `train` (the first four), `__default__` (all five), `pocket_world`; `score_predictions`,
-        `clip_score`, `pope_questions`; `compare_runs`, `lmms_eval`, `plan`, `seed_study`,
+        The five stages, `train` (the first four), `__default__` (all five); `pocket_world`, `pocket_instructblip`;
+        `score_predictions`, `clip_score`, `pope_questions`; `compare_runs`, `lmms_eval`, `plan`, `seed_study`,
         `ablation` and `theorem`.
     """
     training_stages = {
@@ -48,6 +49,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "clip_score": score_predictions.create_clip_pipeline(),
         "pope_questions": pope_questions.create_pipeline(),
         "pocket_world": pocket_world.create_pipeline(),
+        "pocket_instructblip": pocket_instructblip.create_pipeline(),
         "seed_study": seed_study.create_pipeline(),
         "theorem": theorem.create_pipeline(),
         "ablation": ablation.create_pipeline(),

@@ -219,5 +219,6 @@ def _cached(path_or_id: str, revision: str | None) -> Path | None:
 
 def _hint(folder: Path) -> str:
     if "pocket" in folder.name:
-        return " Build the pocket models with `kedro run --pipelines=pocket_world` and the same --env."
+        pipeline = "pocket_instructblip" if "blip" in folder.name else "pocket_world"
+        return f" Build the pocket models with `kedro run --pipelines={pipeline}` and the same --env."
     return f" Get a model with `hf download ORGANISATION/NAME --local-dir {folder}`, or give another path."
