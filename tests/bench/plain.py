@@ -52,9 +52,7 @@ def token_logprobs(policy: Policy, world: PocketWorld, rollouts: RolloutBatch, r
 
 
 @torch.no_grad()
-def score_each_token(
-    verifier: DualEncoderVerifier, world_open, responses: pd.DataFrame, tokenizer
-) -> int:
+def score_each_token(verifier: DualEncoderVerifier, world_open, responses: pd.DataFrame, tokenizer) -> int:
     """One forward pass of the whole CLIP for each token of each response; returns how many."""
     passes = 0
     for response in responses.itertuples(index=False):

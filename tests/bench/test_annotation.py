@@ -20,7 +20,7 @@ def test_annotation(compare, shipped, size):
     responses = written_responses(shipped, tokenizer, COMPLETIONS)
     found, _ = annotate(responses)
     few = responses.iloc[:: len(responses) // (8 if is_pocket else 1)]
-    in_few = found["response_id"].isin(few["response_id"]).sum()
+    in_few = int(found["response_id"].isin(few["response_id"]).sum())
     images = [open_image(image_id) for image_id in shipped.images]
     pixels = verifier.processor(images=images, return_tensors="pt")["pixel_values"]
 

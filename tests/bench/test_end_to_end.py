@@ -10,17 +10,16 @@ from fisao_pipeline.training.annotation import GroundTruth
 from fisao_pipeline.training.loop import PolicyTrainer
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
-BATCH, TOKENS = 64, 48
+COMPLETIONS, BATCH, TOKENS = 4, 64, 48
 
 
-@pytest.mark.parametrize("completions", [4, 8])
-def test_round(compare, shipped, completions):
+def test_round(compare, shipped):
     prompts = shipped.prompts.assign(split="training")
     verifier = shipped.verifier()
     reward = annotator(shipped, verifier, shipped.open_image)
     params = training_params()
     sampling = ResponseSamplingParams.model_validate(
-        {**shipped_block("response_sampling"), "responses_per_prompt": completions, "prompts_per_round": len(prompts)}
+        {**shipped_block("response_sampling"), "responses_per_prompt": COMPLETIONS, "prompts_per_round": len(prompts)}
     )
     policy = shipped.policy(params.lora)
     trainer = PolicyTrainer(policy, reward, prompts, sampling, params, GroundTruth({}, frozenset()), lambda *_: None)
@@ -35,13 +34,13 @@ def test_round(compare, shipped, completions):
         _, paid = reward(as_responses(policy.tokenizer, image_ids, texts))
         return [sum(row) for row in paid["token_rewards"]]
 
-    sizes = Sizes(completions, TOKENS, BATCH, BATCH, params.ppo.epochs, params.ppo.kl_coef, params.ppo.learning_rate)
+    sizes = Sizes(COMPLETIONS, TOKENS, BATCH, BATCH, params.ppo.epochs, params.ppo.kl_coef, params.ppo.learning_rate)
     missing = trl_missing()
     trl = None if missing else TrlGrpo(shipped, prompts, sizes, params.lora, summed)
-    count = len(prompts) * completions
+    count = len(prompts) * COMPLETIONS
     note = f"{len(prompts)} new pictures, batch {BATCH}, {params.ppo.epochs} epochs; the same verifier and rule pay"
     compare(
-        Work(f"whole rounds, K = {completions}", count, "responses", note),
+        Work(f"whole rounds, K = {COMPLETIONS}", count, "responses", note),
         ours,
         [
             Rival(

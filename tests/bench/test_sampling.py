@@ -12,32 +12,31 @@ from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.training.sampling import sample_responses
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
-TOKENS = 48
+COMPLETIONS, TOKENS = 4, 48
 
 
-@pytest.mark.parametrize("completions", [4, 8])
-def test_sampling(compare, shipped, completions):
+def test_sampling(compare, shipped):
     policy = shipped.policy()
-    few = shipped.prompts.loc[shipped.prompts.index.repeat(completions)].reset_index(drop=True)
+    few = shipped.prompts.loc[shipped.prompts.index.repeat(COMPLETIONS)].reset_index(drop=True)
     one_by_one = few.head(8)
 
     def ours() -> None:
         forget_pictures(policy)
-        args = (policy, shipped.prompts, shipped.open_image, Decoding(1.0, TOKENS), completions)
+        args = (policy, shipped.prompts, shipped.open_image, Decoding(1.0, TOKENS), COMPLETIONS)
         sample_responses(*args, batch_size=len(few), seed=0)
 
     missing = trl_missing()
-    trl = None if missing else TrlGrpo(shipped, shipped.prompts, Sizes(completions, TOKENS, 32, 32, 1), LORA, no_reward)
+    trl = None if missing else TrlGrpo(shipped, shipped.prompts, Sizes(COMPLETIONS, TOKENS, 32, 32, 1), LORA, no_reward)
     torch.manual_seed(0)
     compare(
-        Work(f"sampling, K = {completions}", len(few), "responses"),
+        Work(f"sampling, K = {COMPLETIONS}", len(few), "responses"),
         ours,
         [
             Rival(
                 "`generate`, one call a sample",
                 lambda: plain.generate(policy, shipped, one_by_one, TOKENS, at_once=1),
                 amount=len(one_by_one),
-                target=Target(3.0) if completions == 4 else None,
+                target=Target(3.0),
             ),
             Rival(
                 "`generate`, one call for all samples",
@@ -46,7 +45,7 @@ def test_sampling(compare, shipped, completions):
             Rival(
                 "TRL GRPO's generation",
                 trl.generate if trl else None,
-                target=Target(1.5) if completions == 4 else None,
+                target=Target(1.5),
                 missing=missing,
             ),
         ],

@@ -10,8 +10,8 @@ from pathlib import Path
 os.environ.pop("OMP_NUM_THREADS", None)
 os.environ.pop("MKL_NUM_THREADS", None)
 
-from kedro.framework.cli.cli import main  # noqa: E402
-from kedro.framework.hooks import hook_impl  # noqa: E402
+from kedro.framework.cli.cli import main
+from kedro.framework.hooks import hook_impl
 
 
 class NodeClock:

@@ -61,9 +61,10 @@ class TrlGrpo:
             lora: The adapter.
             reward: Takes image ids and texts of responses.
         """
-        from datasets import Dataset
         from peft import LoraConfig
         from trl import GRPOConfig, GRPOTrainer
+
+        from datasets import Dataset
 
         class Trainer(GRPOTrainer):
             """Knows how long it was generating and scoring, so that what is left are its steps."""

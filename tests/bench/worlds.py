@@ -24,7 +24,14 @@ from fisao_pipeline.training.annotation import GroundTruth, calibrate
 from fisao_pipeline.training.loop import Annotator
 
 CONF = Path(__file__).parents[2] / "conf" / "base"
-BASELINE = {"correct_mean": 0.47, "hallucinated_mean": 0.18, "std": 0.1, "mixing_weight": 0.7, "sentence_mean": 0.3, "sentence_std": 0.1}
+BASELINE = {
+    "correct_mean": 0.47,
+    "hallucinated_mean": 0.18,
+    "std": 0.1,
+    "mixing_weight": 0.7,
+    "sentence_mean": 0.3,
+    "sentence_std": 0.1,
+}
 
 
 def shipped_block(name: str) -> dict[str, Any]:
