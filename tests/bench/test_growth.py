@@ -31,7 +31,7 @@ class Stages:
 
     def __init__(self, models, pictures: int, completions: int, tokens: int):
         self.world = PocketWorld.make(models, count=pictures)
-        self.params = training_params(batch_size=AT_ONCE, micro_batch_size=AT_ONCE, epochs=1, max_round_kl_nats=None)
+        self.params = training_params(batch_size=AT_ONCE, micro_batch_size=AT_ONCE, epochs=1)
         self.policy = self.world.policy(self.params.lora)
         favour(self.policy, self.policy.tokenizer.eos_token_id, -1e4)
         self.verifier = self.world.verifier()

@@ -19,7 +19,7 @@ from fisao_pipeline.training.rollouts import build_rollouts
 from fisao_pipeline.training.sampling import sample_responses
 
 PICTURES, COMPLETIONS, TOKENS, MICRO_BATCH = 4, 4, 10, 8
-PARAMS = training_params(batch_size=16, micro_batch_size=MICRO_BATCH, epochs=1, max_round_kl_nats=None).ppo
+PARAMS = training_params(batch_size=16, micro_batch_size=MICRO_BATCH, epochs=1).ppo
 
 
 @pytest.fixture

@@ -40,9 +40,9 @@ def shipped_block(name: str) -> dict[str, Any]:
 
 
 def training_params(**ppo: Any) -> PolicyTrainingParams:
-    """The shipped training parameters with some of PPO's replaced."""
+    """The shipped training parameters with some of PPO's replaced; no round ends early, so that the work is known."""
     block = shipped_block("policy_training")
-    return PolicyTrainingParams.model_validate({**block, "ppo": {**block["ppo"], **ppo}})
+    return PolicyTrainingParams.model_validate({**block, "ppo": {**block["ppo"], "max_round_kl_nats": None, **ppo}})
 
 
 def forget_pictures(policy: Policy) -> None:
