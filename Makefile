@@ -17,6 +17,7 @@ TORCH := $(shell grep '^torch==' $(CONSTRAINTS))
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_MUTATION := $(VENV)/.installed-mutation
+INSTALLED_BENCH := $(VENV)/.installed-bench
 # The last file that rendering the pocket pictures writes.
 SCENES := data/01_raw/pocket_scenes/prompts.jsonl
 
@@ -24,7 +25,7 @@ SCENES := data/01_raw/pocket_scenes/prompts.jsonl
 export DO_NOT_TRACK ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev scenes run test test-slow test-gpu lint mutation seeds ablation ablation-docs viz mlflow constraints \
+.PHONY: help setup setup-dev scenes run test test-slow test-gpu lint mutation bench seeds ablation ablation-docs viz mlflow constraints \
     clean
 
 help: ## List the targets
@@ -43,6 +44,10 @@ $(INSTALLED_DEV): $(INSTALLED)
 
 $(INSTALLED_MUTATION): $(INSTALLED_DEV)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[dev,mutation]'
+	@touch $@
+
+$(INSTALLED_BENCH): $(INSTALLED_DEV)
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[dev,bench]'
 	@touch $@
 
 $(SCENES): | $(INSTALLED)
@@ -78,6 +83,11 @@ mutation: $(INSTALLED_MUTATION) ## Break every function of method/ in turn and c
 	rm -rf mutants
 	$(BIN)/mutmut run --max-children 1
 	@$(BIN)/python .ci/mutation_table.py
+
+bench: $(INSTALLED_BENCH) scenes ## Time us against TRL, plain ways and floors, and write the table into docs/
+	@mkdir -p build
+	$(BIN)/python -m pytest -m bench tests/bench --benchmark-json=build/bench.json --benchmark-columns=median,iqr,rounds
+	$(BIN)/python -m tests.bench.table build/bench.json
 
 seeds: setup scenes ## Run the whole method once per seed and print the means
 	$(KEDRO) run --pipelines=image_ingestion,seed_study

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 class StageParams(BaseModel):
     """Base of all parameter blocks: unknown keys, infinity and NaN are errors; values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Validators are built for the blocks that are used, when they are: all of them would slow down every command.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 Split = Literal["calibration", "training", "probe", "held_out"]
