@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from fisao_pipeline.models.backbones.choice import check_supported
+from fisao_pipeline.models.packages import check_packages
 from fisao_pipeline.models.processors import load_processor
 from fisao_pipeline.models.quantization import four_bit_options, is_four_bit, keep_trainable_on_cpu
 from fisao_pipeline.models.source import ModelNotFoundError, ModelSource, download_command, find_model, is_folder
@@ -49,7 +50,7 @@ def load_pretrained(auto_class: Any, source: ModelSource) -> tuple[PreTrainedMod
 
     Raises:
         ModelNotFoundError: If the source is not on this machine and may not be downloaded.
-        ImportError: If it is to be quantized and bitsandbytes is not installed.
+        ImportError: If it needs a package that is not installed.
         ValueError: If the model wants code of its own, an option is not known, a vision-language model (loaded with
             ``AutoModelForImageTextToText``) is of no supported kind, or anything else is to be quantized.
     """
@@ -59,13 +60,14 @@ def load_pretrained(auto_class: Any, source: ModelSource) -> tuple[PreTrainedMod
     config = read_config(source)
     if auto_class is AutoModelForImageTextToText:
         check_supported(config, source.path_or_id)
+    elif source.quantization is not None:
+        raise ValueError(
+            f"{source.path_or_id!r}: only a policy can be quantized; a verifier's scores must not depend on it. "
+            "Take `quantization` out of its catalog entry"
+        )
+    check_packages(config, source)
     device = resolve_device(source.device)
     if source.quantization is not None:
-        if auto_class is not AutoModelForImageTextToText:
-            raise ValueError(
-                f"{source.path_or_id!r}: only a policy can be quantized; a verifier's scores must not depend on it. "
-                "Take `quantization` out of its catalog entry"
-            )
         options["model"] |= four_bit_options(auto_class, config, source, device)
     model = auto_class.from_pretrained(
         source.path_or_id, dtype=source.dtype, use_safetensors=True, **options["model"], **where
