@@ -13,7 +13,7 @@ from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, 
 from fisao_pipeline.pipelines.images import image_opener
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 from fisao_pipeline.provenance import flatten_parameters
-from fisao_pipeline.reporting.model_card import model_card, probe_changes
+from fisao_pipeline.reporting.model_card import data_by_split, model_card, probe_changes
 
 
 def train_policy(
@@ -32,11 +32,13 @@ def train_policy(
     params: PolicyTrainingParams,
 ) -> tuple[AdapterArtifact, pd.DataFrame, pd.DataFrame]:
     """Train on prompts that fit, from the cached first round on, with the trainer of the parameters."""
-    from fisao_pipeline.training.run import train_adapter  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.training.annotation import VerifierBaseline  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.training.run import train_adapter  # noqa: PLC0415
 
+    prompts = prompts[~prompts["prompt_id"].isin(rejected_prompts["name"])]
     with metrics_to_active_run("training.") as log_metrics:
         result = train_adapter(
-            prompts=prompts[~prompts["prompt_id"].isin(rejected_prompts["name"])],
+            prompts=prompts,
             manifest=image_manifest,
             annotated_categories=annotated_categories,
             open_image=image_opener(image_folder, image_manifest),
@@ -56,9 +58,10 @@ def train_policy(
         base_model=policy_backbone.path_or_id,
         revision=policy_backbone.revision,
         identity=loaded_identity(policy_backbone),
+        data=data_by_split(prompts, image_manifest),
         settings=flatten_parameters({f"params:{name}": block for name, block in blocks.items()}),
         probe=probe_changes(result.history.to_dict("records")),
-        own_encoder=verifier_baseline["own_encoder"],
+        own_encoder=VerifierBaseline.from_dict(verifier_baseline).own_encoder,
     )
     adapter = AdapterArtifact(
         config=result.adapter_config, state_dict=result.adapter_state, model_card=card, base_model=base
