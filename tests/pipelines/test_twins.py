@@ -5,7 +5,6 @@ of different sizes. Words of their tokenizers are objects of COCO, so that rando
 true is chance, hence the fixed baseline of the environment `smoke`.
 """
 
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -151,8 +150,6 @@ class Twin:
 def twin(request, tmp_path_factory, mlflow_template) -> Iterator[Twin]:
     """All policies that the runs load are kept, to look at their weights afterwards."""
     name = request.param
-    if name == "smolvlm" and importlib.util.find_spec("num2words") is None:
-        pytest.skip("SmolVLM's processor needs num2words, which is not installed")
 
     def put_models(folder: Path) -> None:
         build(name, folder / "pocket_vlm")

@@ -585,7 +585,7 @@ def test_a_baseline_says_which_settings_it_was_made_with(labelled, responses_of)
 
 def test_a_baseline_of_an_older_version_names_the_command(labelled):
     stored = calibrated(*labelled).to_dict()
-    for missing in ("settings", "thresholds", "rests_on"):
+    for missing in ("settings", "thresholds", "rests_on", "own_encoder"):
         older = {name: value for name, value in stored.items() if name != missing}
         with pytest.raises(ValueError, match=f"does not say its {missing}.*kedro run --pipelines=reward_annotation"):
             VerifierBaseline.from_dict({**older, "template": "a photo of a {}"})

@@ -15,7 +15,7 @@ from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, 
 from fisao_pipeline.pipelines.images import image_opener
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 from fisao_pipeline.provenance import flatten_parameters
-from fisao_pipeline.reporting.model_card import model_card, probe_changes
+from fisao_pipeline.reporting.model_card import data_by_split, model_card, probe_changes
 
 
 def train_policy(
@@ -39,12 +39,14 @@ def train_policy(
 
     A run that was killed goes on from its last checkpoint.
     """
-    from fisao_pipeline.training.checkpoints import Checkpoints  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.training.baseline import VerifierBaseline  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.training.checkpoints import Checkpoints  # noqa: PLC0415
     from fisao_pipeline.training.run import TrainingInputs, train_adapter  # noqa: PLC0415
     from fisao_pipeline.training.shards import Shards  # noqa: PLC0415
 
+    prompts = prompts[~prompts["prompt_id"].isin(rejected_prompts["name"])]
     inputs = TrainingInputs(
-        prompts=prompts[~prompts["prompt_id"].isin(rejected_prompts["name"])],
+        prompts=prompts,
         manifest=image_manifest,
         annotated_categories=annotated_categories,
         responses=responses,
@@ -69,9 +71,10 @@ def train_policy(
         base_model=policy_backbone.path_or_id,
         revision=policy_backbone.revision,
         identity=loaded_identity(policy_backbone),
+        data=data_by_split(prompts, image_manifest),
         settings=flatten_parameters({f"params:{name}": block for name, block in blocks.items()}),
         probe=probe_changes(result.history.to_dict("records")),
-        own_encoder=verifier_baseline["own_encoder"],
+        own_encoder=VerifierBaseline.from_dict(verifier_baseline).own_encoder,
     )
     adapter = AdapterArtifact(
         config=result.adapter_config,
