@@ -64,7 +64,10 @@ def _growth_cells(line: Mapping[str, Any]) -> list[str]:
     seconds, mebibytes = zip(*line["points"], strict=True)
     columns = []
     for values in (seconds, mebibytes):
-        columns += [", ".join(f"{value:.3g}" for value in values), f"{round(exponent(line['amounts'], values), 2) + 0.0:.2f}"]
+        columns += [
+            ", ".join(f"{value:.3g}" for value in values),
+            f"{round(exponent(line['amounts'], values), 2) + 0.0:.2f}",
+        ]
     return [line["axis"], line["stage"], ", ".join(map(str, line["amounts"])), *columns]
 
 
