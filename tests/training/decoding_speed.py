@@ -1,9 +1,9 @@
 """What batches and an order by length save: `python -m tests.training.decoding_speed [PROMPTS] [BATCH] [TIMES]`.
 
 The shipped VLM captions pictures greedily, the ways in turn, in one process: a prompt at a time, batches in the order
-of the file, and batches of prompts of like length, the longest first, as the evaluation makes them. A line for the pocket
-world's own prompts, which hardly differ in length, and one for prompts of one to twelve sentences. CPU seconds, the
-least of TIMES.
+of the file, and batches of prompts of like length, the longest first, as the evaluation makes them. A line for the
+pocket world's own prompts, which hardly differ in length, and one for prompts of one to twelve sentences. CPU seconds,
+the least of TIMES.
 """
 
 import json

@@ -206,7 +206,7 @@ def our_answers(policy: Policy, world: PocketWorld, asked: list[tuple[str, str, 
     return policy.decode(drawn.ids, drawn.mask)[0]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not LMMS_PYTHON.exists(), reason="lmms-eval is not here: `make lmms-env` makes its environment")
 def test_a_local_task_offline_gives_our_own_answers_of_base_and_merged_model(project, tmp_path):
     world = PocketWorld.make(project.root / "data" / "smoke" / "06_models")
