@@ -31,6 +31,7 @@ MODELS = {
     "score_predictions": params.ScorePredictionsParams,
     "pope_questions": params.PopeQuestionsParams,
     "compare_runs": params.CompareRunsParams,
+    "lmms_eval": params.LmmsEvalParams,
 }
 
 
@@ -55,7 +56,7 @@ def test_every_model_has_its_block():
     trainers = {params.OptimiserParams, params.PPOParams, params.DPOParams, params.RejectionSamplingParams}
     of_plan = {params.Card, params.Utilisation}
     others = {params.Arm, params.ContrastParams, params.FixedBaseline, params.LoraParams, params.PocketPhase}
-    of_comparison = {params.ComparedRun, params.RunSettings}
+    of_comparison = {params.ComparedRun, params.RunSettings, params.HarnessModel}
     nested = others | of_plan | of_comparison | trainers
     of_scoring = {
         type(value) for _, value in params.ScorePredictionsParams(**load("base")["score_predictions"])

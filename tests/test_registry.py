@@ -9,7 +9,7 @@ from fisao_pipeline.pipeline_registry import register_pipelines
 
 STAGES = ("image_ingestion", "response_sampling", "reward_annotation", "policy_training", "benchmark_evaluation")
 
-SCORING = ("score_predictions", "clip_score", "pope_questions")
+SCORING = ("score_predictions", "clip_score", "pope_questions", "lmms_eval")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ def written(folder: Path, right: list[int], answers: list[str] | None = None, mm
     """The files of a run with one task of which the figures are known."""
     folder.mkdir(parents=True)
     entries = {"alias": "gqa", "exact_match,none": sum(right) / len(right), "exact_match_stderr,none": 0.1}
-    entries |= {"mme_score,none": mme, "mme_score_stderr,none": "N/A", "exact_match,strict": 0.25}
+    entries |= {"mme_score,none": mme, "mme_score_stderr,none": "N/A", "exact_match,strict": 0.25, "f1,none": 0.9}
     report = {
         "results": {"gqa": entries, "a_group": {"alias": "a_group", " ": " "}},
         "configs": {"gqa": {"generation_kwargs": {"max_new_tokens": tokens}, "test_split": "test"}},
@@ -29,7 +29,7 @@ def written(folder: Path, right: list[int], answers: list[str] | None = None, mm
     said = answers or ["yes"] * len(right)
     rows = [
         {"doc_id": number, "doc_hash": f"h{number}", "exact_match": float(hit), "filtered_resps": [text]}
-        | {"mme_score": {"score": hit, "category": "color"}}
+        | {"mme_score": {"score": hit, "category": "color"}, "f1": float(hit)}
         for number, (hit, text) in enumerate(zip(right, said, strict=True))
     ]
     (folder / "20260101_samples_gqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -50,13 +50,17 @@ def test_figures_are_lmms_evals_and_means_have_paired_intervals(comparison):
     assert (base["exact_match"]["value"], aligned["exact_match"]["value"]) == (0.25, 0.75)
     assert change["exact_match"]["value"] == 0.5 and change["exact_match_relative"]["value"] == 2.0
     assert change["exact_match"]["low"] >= 0, "no question is answered worse, so no resample is"
-    assert set(base) == {"exact_match", "mme_score", "exact_match,strict"}, "errors and words are no figures"
+    assert set(base) == {"exact_match", "mme_score", "exact_match,strict", "f1"}, "errors and words are no figures"
 
 
 def test_what_is_no_mean_over_questions_has_no_interval_and_that_is_said(comparison):
     assert comparison["change"]["gqa"]["mme_score"] == {"value": 30.0, "low": None, "high": None}
     assert comparison["base"]["gqa"]["exact_match,strict"]["low"] is None
-    assert comparison["notes"] == ["gqa: no interval of mme_score, exact_match,strict, which is no mean over questions"]
+    assert comparison["base"]["gqa"]["f1"] == {"value": 0.9, "low": None, "high": None}, (
+        "has values, and no mean of them"
+    )
+    noted = "gqa: no interval of mme_score, exact_match,strict, f1, which is no mean over questions"
+    assert comparison["notes"] == [noted]
 
 
 def test_settings_stand_beside_the_figures(comparison):

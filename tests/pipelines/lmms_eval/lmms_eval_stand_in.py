@@ -20,7 +20,7 @@ def main() -> int:
     task, output = given["--tasks"], Path(given["--output_path"])
     weights = Path(given["--model_args"].split(",")[0].removeprefix("pretrained="))
     seen = {"task": task, "arguments": sys.argv[1:], "merged": (weights / "model.safetensors").stat().st_size}
-    seen["environment"] = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "PYTHONPATH", "HF_TOKEN")}
+    seen["environment"] = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "PYTHONPATH")}
     with (HERE / "calls.jsonl").open("a") as stream:
         stream.write(json.dumps({**seen, "weights": str(weights)}) + "\n")
     print("Model Responding:  50%|#####     | 1/2\r", end="")  # noqa: T201

@@ -68,7 +68,6 @@ def run(project: Smoke, program: Path, **more) -> str:
 
 def test_each_task_of_each_model_is_measured_and_compared(project, stand_in, monkeypatch, capfd):
     monkeypatch.setenv("PYTHONPATH", "of_this_environment")
-    monkeypatch.setenv("HF_TOKEN", "secret")
     session = run(project, stand_in, limit=2, model_args={"attn_implementation": "eager"})
     seen = calls(stand_in)
     assert [(call["task"], "merged" in call["weights"]) for call in seen] == [
@@ -77,7 +76,7 @@ def test_each_task_of_each_model_is_measured_and_compared(project, stand_in, mon
         ("mme", True),
         ("gqa", True),
     ]
-    assert all(call["environment"] == {"HF_HUB_OFFLINE": "1", "PYTHONPATH": None, "HF_TOKEN": None} for call in seen)
+    assert all(call["environment"] == {"HF_HUB_OFFLINE": "1", "PYTHONPATH": None} for call in seen)
     arguments = seen[0]["arguments"]
     assert arguments[arguments.index("--model") + 1] == "llava_hf"
     assert ",device_map=cpu,dtype=float32,attn_implementation=eager" in arguments[arguments.index("--model_args") + 1]
@@ -207,7 +206,7 @@ def our_answers(policy: Policy, world: PocketWorld, asked: list[tuple[str, str, 
     return policy.decode(drawn.ids, drawn.mask)[0]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not LMMS_PYTHON.exists(), reason="lmms-eval is not here: `make lmms-env` makes its environment")
 def test_a_local_task_offline_gives_our_own_answers_of_base_and_merged_model(project, tmp_path):
     world = PocketWorld.make(project.root / "data" / "smoke" / "06_models")

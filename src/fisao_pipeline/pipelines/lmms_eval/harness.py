@@ -15,8 +15,8 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 _VERSION = "import importlib.metadata as m; print(m.version('lmms-eval'))"
-# Of this environment, not of the other; and what may send numbers or predictions elsewhere.
-_NOT_PASSED = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LMMS_EVAL_PLUGINS", "HF_TOKEN"}
+# Of this environment, not of the other.
+_NOT_PASSED = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 _QUIET = {"WANDB_MODE": "disabled", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
 # lmms-eval answers "" where a model raises, and goes on: the figures would be of those answers.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from kedro.utils import find_kedro_project
 
 from fisao_pipeline.benchmarks.bootstrap import BootstrapSettings
 from fisao_pipeline.benchmarks.lmms_results import TaskResult, compare_tasks, format_tasks, read_results
@@ -89,7 +90,7 @@ def _adapter(versions: AllVersions, wanted: str) -> tuple[str, Path]:
 
 def _base_folder(backbone: ModelSource) -> Path:
     folder = find_model(backbone.path_or_id, backbone.revision)
-    assert folder is not None, "only where a download is allowed"
+    assert folder is not None, "without leave to download it is found or an error"
     return folder.absolute()
 
 
@@ -106,15 +107,20 @@ def _harness(base: Path, backbone: ModelSource, params: LmmsEvalParams) -> Harne
     chosen = params.harness_models[kind]
     own = {name: known[name] for name in chosen.passed}
     return Harness(
-        python=Path(params.python).expanduser().absolute(),
+        python=_in_project(params.python),
         model=chosen.model,
         model_args={**own, **{name: str(value) for name, value in params.model_args.items()}},
         device=device,
-        include_path=Path(params.include_path).expanduser().absolute() if params.include_path else None,
+        include_path=_in_project(params.include_path) if params.include_path else None,
         limit=params.limit,
         offline=params.offline,
         seed=params.seed,
     )
+
+
+def _in_project(path: str) -> Path:
+    """A path relative to the project, wherever the command was given; links stay, which an environment's Python is."""
+    return (find_kedro_project(Path.cwd()) or Path.cwd()) / Path(path).expanduser()
 
 
 @contextmanager
