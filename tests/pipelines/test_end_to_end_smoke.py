@@ -123,9 +123,8 @@ def test_the_comparison_has_its_keys(smoke, default_run):
                 assert value is None or low is None or low <= value <= high, (model, decoding, name)
 
 
-def shards(smoke) -> list[str]:
-    folder = smoke.root / "data" / "smoke" / "07_model_output" / "prediction_shards"
-    return sorted(path.name for path in folder.glob("[!.]*"))
+def shards(smoke, entry: str = "07_model_output/prediction_shards") -> list[str]:
+    return sorted(path.name for path in (smoke.root / "data" / "smoke" / entry).glob("[!.]*"))
 
 
 def test_parts_of_answers_are_kept_until_they_are_saved(smoke, default_run, monkeypatch):
@@ -155,6 +154,66 @@ def test_parts_of_answers_are_kept_until_they_are_saved(smoke, default_run, monk
     smoke.run("benchmark_evaluation", benchmark_evaluation=changed)
     pd.testing.assert_frame_equal(smoke.table("predictions"), resumed)
     assert len(calls) - 10 == asked + 4
+
+
+def test_responses_are_kept_by_part_until_they_are_saved(smoke, default_run, monkeypatch):
+    from fisao_pipeline.models.policy import Policy
+
+    real, calls = Policy.sample, []
+
+    def sample(self, *arguments, **options):
+        calls.append(len(calls))
+        if len(calls) == 2:
+            raise RuntimeError("the GPU is gone")
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Policy, "sample", sample)
+    by_batch = {"responses_per_shard": 1}
+    with pytest.raises(RuntimeError, match="the GPU is gone"):
+        smoke.run("response_sampling", response_sampling=by_batch)
+    assert len(shards(smoke, "04_feature/response_shards")) == 1
+    smoke.run("response_sampling", response_sampling=by_batch)
+    assert len(calls) == 3, "the first of the two batches is not drawn again"
+    assert shards(smoke, "04_feature/response_shards") == []
+    pd.testing.assert_frame_equal(smoke.table("responses"), smoke.table("responses", default_run))
+
+
+def test_a_training_that_is_stopped_goes_on_by_the_command_that_it_prints(smoke, default_run, monkeypatch, caplog):
+    from fisao_pipeline.training import ppo
+
+    real, steps = ppo._update, []
+
+    def update(*arguments):
+        steps.append(len(steps))
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(ppo, "_update", update)
+    options = ["--pipelines=policy_training", "--params=policy_training.checkpoint_every_steps=1"]
+    before = smoke.versions("policy_adapter", "06_models")
+    done = in_this_process(smoke, monkeypatch, *options)
+    assert done.exit_code == 130
+    assert "Stopped after 1 of 2 rounds and 1 steps of the next (3 optimiser steps in all)" in caplog.text
+    (command,) = (line for line in done.stderr.splitlines() if line.startswith("kedro run"))
+    assert "--from-nodes=train_policy" in command and "policy_training.checkpoint_every_steps=1" in command
+    assert len(shards(smoke, "06_models/training_checkpoints")) == 2
+    assert len(shards(smoke, "04_feature/response_shards")) == 1
+    assert smoke.versions("policy_adapter", "06_models") == before
+    done = in_this_process(smoke, monkeypatch, *command.removeprefix("kedro run --env=smoke ").split())
+    assert done.exit_code == 0, f"{done.output} {done.exception}"
+    assert "Going on from a checkpoint" in caplog.text and len(steps) == 5
+    for kept in ("06_models/training_checkpoints", "04_feature/response_shards"):
+        assert shards(smoke, kept) == [], "what is saved is not kept twice"
+    folder = smoke.folder("policy_adapter", "06_models")
+    (*_, latest) = smoke.versions("policy_adapter", "06_models")
+    for name in ("adapter_model.safetensors", "training_run.json"):
+        files = [folder / version / "policy_adapter" / name for version in (default_run, latest)]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
+    times = ["seconds", "tokens_per_second"]
+    histories = [smoke.table("training_history", version).drop(columns=times) for version in (default_run, latest)]
+    pd.testing.assert_frame_equal(*histories)
+    pd.testing.assert_frame_equal(*(smoke.table("training_rollouts", version) for version in (default_run, latest)))
 
 
 def test_beam_search_is_a_decoding_like_the_others(smoke, default_run):
@@ -332,7 +391,7 @@ def test_a_stage_runs_from_the_command_line(smoke, default_run):
 
 
 def in_this_process(smoke: Smoke, monkeypatch, *arguments: str) -> Result:
-    """The same command without the seconds that a process of its own takes to import everything."""
+    """A command without the seconds that a process of its own takes to import everything."""
     monkeypatch.chdir(smoke.root)
     bootstrap_project(smoke.root)
     return CliRunner().invoke(find_run_command("fisao_pipeline"), ["--env=smoke", *arguments])

@@ -10,7 +10,7 @@ import pandas as pd
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.method.vocabulary import file_digest
 from fisao_pipeline.models.prompts import ImageOpener
-from fisao_pipeline.models.verifier import Verifier
+from fisao_pipeline.models.verifier import EmbeddingVerifier, Verifier
 from fisao_pipeline.params import RewardAnnotationParams
 from fisao_pipeline.training.baseline import VerifierBaseline, calibrate
 from fisao_pipeline.training.rewards import reward_table
@@ -74,7 +74,7 @@ def annotate(
 class Annotator:
     """The reward of this run: what turns responses into token rewards, the same in the stage and in the loop."""
 
-    verifier: Verifier
+    verifier: EmbeddingVerifier
     vocabulary: ObjectVocabulary
     baseline: VerifierBaseline
     params: RewardAnnotationParams

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,13 +17,25 @@ from torch import Tensor
 
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.tensor_file import TensorFile
-from fisao_pipeline.training.learning import Learner
 from fisao_pipeline.training.shards import Shards, Store
 
 logger = logging.getLogger(__name__)
 
 # The one before the last is there should the last be damaged.
 KEPT_CHECKPOINTS = 2
+
+
+class Stateful(Protocol):
+    """Something whose state outlives the process: a learner, a verifier with what it has embedded."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Its tensors by name."""
+
+    def values(self) -> Mapping[str, Any]:
+        """What there is beside tensors, ready for JSON."""
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Go on from what the two gave."""
 
 
 @dataclass
@@ -86,16 +99,16 @@ class Checkpoints:
         """Where a round's rollouts are kept that this very policy samples; whole under the owner's name."""
         return replace(self.shards, owner=f"{self.run}-{index:04d}-{_adapter_digest(policy)}")
 
-    def save(self, policy: Policy, learner: Learner, state: TrainingState) -> None:
+    def save(self, policy: Policy, others: Mapping[str, Stateful], state: TrainingState) -> None:
         """Keep a checkpoint in place of those before the last one."""
         own = self._own()
         number = int(own[-1].rpartition("-")[2]) + 1 if own else 0
-        self.store.put(f"{self.run}-{number:08d}", pack(policy, learner, state))
+        self.store.put(f"{self.run}-{number:08d}", pack(policy, others, state))
         for key in own[: 1 - KEPT_CHECKPOINTS]:
             self.store.remove(key)
 
-    def restore(self, policy: Policy, learner: Learner) -> TrainingState | None:
-        """Put policy, learner and random states where the newest readable checkpoint has them; None without one."""
+    def restore(self, policy: Policy, others: Mapping[str, Stateful]) -> TrainingState | None:
+        """Put all of a run, and random states, where the newest readable checkpoint has them; None without one."""
         for key in reversed(self._own()):
             try:
                 file = self.store.get(key)
@@ -103,7 +116,7 @@ class Checkpoints:
             except Exception as error:  # whatever is wrong with a file, there is one before it or a start anew
                 logger.warning("The checkpoint %s cannot be read and is passed over: %s", key, error)
                 continue
-            return unpack(file, rollouts, policy, learner)
+            return unpack(file, rollouts, policy, others)
         others = set(self.store.keys()) - set(self._own())
         if others:
             logger.info(
@@ -123,31 +136,39 @@ class Checkpoints:
         return table
 
 
-def pack(policy: Policy, learner: Learner, state: TrainingState) -> TensorFile:
+def pack(policy: Policy, others: Mapping[str, Stateful], state: TrainingState) -> TensorFile:
     """All of a run, and the random states of this process, as tensors and plain values; see ``unpack``."""
     random_tensors, random_values = random_states()
     parts = {
         "policy": policy.trainable_state(),
         "kept": state.kept.state,
-        "learner": learner.tensors(),
         "random": random_tensors,
+        **{name: other.tensors() for name, other in others.items()},
     }
     plain = {name: getattr(state, name) for name in ("history", "updates", "sampled_tokens", "seconds", "rollout_keys")}
     kept = {"round_index": state.kept.round_index, "score": state.kept.score}
     return TensorFile(
         {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()},
-        {"state": plain, "kept": kept, "learner": learner.values(), "random": random_values},
+        {
+            "state": plain,
+            "kept": kept,
+            "random": random_values,
+            **{name: other.values() for name, other in others.items()},
+        },
     )
 
 
-def unpack(file: TensorFile, rollouts: list[pd.DataFrame], policy: Policy, learner: Learner) -> TrainingState:
-    """Inverse of ``pack``: changes policy, learner and this process's random states, and returns the state."""
-    parts: dict[str, dict[str, Tensor]] = {"policy": {}, "kept": {}, "learner": {}, "random": {}}
+def unpack(
+    file: TensorFile, rollouts: list[pd.DataFrame], policy: Policy, others: Mapping[str, Stateful]
+) -> TrainingState:
+    """Inverse of ``pack``: changes policy, others and this process's random states, and returns the state."""
+    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in file.tensors.items():
         part, _, name = key.partition("/")
         parts[part][name] = tensor
     policy.load_trainable_state(parts["policy"])
-    learner.restore(parts["learner"], file.values["learner"])
+    for name, other in others.items():
+        other.restore(parts[name], file.values[name])
     set_random_states(parts["random"], file.values["random"])
     kept = Kept(**file.values["kept"], state=parts["kept"])
     return TrainingState(kept, rollouts=rollouts, **file.values["state"])

@@ -19,7 +19,7 @@ from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams
 from fisao_pipeline.seeded_choice import seeded_choice
 from fisao_pipeline.training.annotation import Annotator
-from fisao_pipeline.training.checkpoints import Checkpoints, Kept, TrainingState
+from fisao_pipeline.training.checkpoints import Checkpoints, Kept, Stateful, TrainingState
 from fisao_pipeline.training.learning import RoundData
 from fisao_pipeline.training.ranking import Judge
 from fisao_pipeline.training.rollouts import build_rollouts, nonempty_responses
@@ -122,7 +122,7 @@ class PolicyTrainer:
 
     def _resume(self) -> bool:
         """Go to where the newest checkpoint is; the metrics up to there are logged again, for this is another run."""
-        state = self.checkpoints.restore(self.policy, self.learner) if self.checkpoints is not None else None
+        state = self.checkpoints.restore(self.policy, self._others()) if self.checkpoints is not None else None
         if state is None:
             return False
         self.state = state
@@ -153,7 +153,10 @@ class PolicyTrainer:
 
     def _checkpoint(self) -> None:
         if self.checkpoints is not None:
-            self.checkpoints.save(self.policy, self.learner, self.state)
+            self.checkpoints.save(self.policy, self._others(), self.state)
+
+    def _others(self) -> dict[str, Stateful]:
+        return {"learner": self.learner, "verifier": self.annotator.verifier}
 
     def _place(self) -> str:
         """How far the run is, in words."""
@@ -229,19 +232,23 @@ class PolicyTrainer:
         if len(state.rollouts) == index:
             return state.rollouts[-1]
         shards = self.checkpoints.round_shards(index, self.policy) if self.checkpoints is not None else None
-        table = shards.store.get(shards.owner) if shards is not None else None
-        if table is None:
-            table = self._fresh_rollouts(index, shards)
-            if shards is not None:
-                shards.store.put(shards.owner, table)
-                drop(shards.store, [shards.owner])
+        kept = shards.store.get(shards.owner) if shards is not None else None
+        responses = self._sample(index, shards) if kept is None else kept[RESPONSE_COLUMNS]
+        # Kept ones are scored again too: what the verifier has embedded is part of the state.
+        _, rewards = self.annotator(responses)
+        table = responses.merge(rewards, on="response_id").assign(round=index)
         state.rollouts.append(table)
-        state.rollout_keys += [shards.owner] if shards is not None else []
+        if shards is not None:
+            if kept is None:
+                shards.store.put(shards.owner, table)
+            drop(shards.store, [shards.owner])
+            state.rollout_keys.append(shards.owner)
+        self._checkpoint()
         return table
 
-    def _fresh_rollouts(self, index: int, shards: Shards | None) -> pd.DataFrame:
+    def _sample(self, index: int, shards: Shards | None) -> pd.DataFrame:
         chosen = round_prompts(self.training_prompts, index, self.sampling.prompts_per_round, self.sampling.seed)
-        responses = sample_responses(
+        return sample_responses(
             self.policy,
             chosen,
             self.annotator.open_image,
@@ -252,8 +259,6 @@ class PolicyTrainer:
             description=f"round {index}: sampling",
             shards=shards,
         )
-        _, rewards = self.annotator(responses)
-        return responses.merge(rewards, on="response_id").assign(round=index)
 
 
 def probe_numbers(
