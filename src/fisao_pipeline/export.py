@@ -158,5 +158,5 @@ def in_project(env: str | None, write: Callable[[Any], str]) -> str:
     try:
         with KedroSession.create(project_path=project, env=env) as session:
             return write(session.load_context().catalog)
-    except (DatasetError, ValueError, RuntimeError) as error:
+    except (DatasetError, ValueError, RuntimeError, ImportError) as error:
         raise click.ClickException(f"Nothing was written: {error}") from error
