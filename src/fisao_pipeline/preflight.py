@@ -15,6 +15,7 @@ from kedro.io import AbstractDataset, DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 from pydantic import ValidationError
 
+from fisao_pipeline.datasets.atomic import AtomicVersions
 from fisao_pipeline.datasets.image_folder import ImageFolderDataset
 from fisao_pipeline.datasets.json_files import JsonFilesDataset
 from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
@@ -57,6 +58,7 @@ class PreflightHooks:
         """
         registered = registered_pipelines()
         faults = [*_unknown_blocks(catalog, registered.values()), *_runtime_faults(catalog)]
+        faults += _later_versions(run_params["run_id"], pipeline, catalog)
         # Kedro leaves out nodes whose outputs exist, and what only those read need not be there.
         if not run_params.get("only_missing_outputs"):
             faults += _nothing_to_compare(pipeline, catalog)
@@ -116,6 +118,20 @@ def _unknown_blocks(catalog: DataCatalog, pipelines: Iterable[Pipeline]) -> list
         for name in map(str, parameters.load())
         if name not in known and not name.startswith("_")
     ]
+
+
+def _later_versions(run_id: str, pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
+    """Versions that a new one would not be the latest of, since a clock was wrong, now or then: they sort by their time."""
+    faults = []
+    for name in sorted(pipeline.all_outputs()):
+        dataset = catalog.get(name)
+        versions = dataset.versions() if isinstance(dataset, AtomicVersions) else []
+        if versions and versions[-1] > run_id:
+            faults.append(
+                f"'{name}' has a version {versions[-1]}, later than this run's {run_id}: what it makes would not be the latest. "
+                f"Set this machine's clock right, or move '{dataset.folder / versions[-1]}' away if the clock was wrong then"
+            )
+    return faults
 
 
 def _runtime_faults(catalog: DataCatalog) -> list[str]:

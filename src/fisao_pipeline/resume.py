@@ -14,6 +14,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+# What the session makes of Kedro's default.
+_DEFAULT_RUNNER = "fisao_pipeline.skipping.SkippingRunner"
+
 
 def unfinished_nodes(pipeline: Pipeline, done: set[Node], is_kept: Callable[[str], bool]) -> list[Node]:
     """The nodes that have to run so that everything is finished, in the pipeline's order.
@@ -24,7 +27,7 @@ def unfinished_nodes(pipeline: Pipeline, done: set[Node], is_kept: Callable[[str
         is_kept: Whether a dataset outlives the process; a node that needs one that does not takes its maker with it.
     """
     makers = {name: node for node in pipeline.nodes for name in node.outputs}
-    todo = set(pipeline.nodes) - done
+    todo = {node for node in set(pipeline.nodes) - done if not _hands_on(node, pipeline, is_kept)}
     waiting = list(todo)
     while waiting:
         for name in waiting.pop().inputs:
@@ -33,6 +36,11 @@ def unfinished_nodes(pipeline: Pipeline, done: set[Node], is_kept: Callable[[str
                 todo.add(maker)
                 waiting.append(maker)
     return [node for node in pipeline.nodes if node in todo]
+
+
+def _hands_on(node: Node, pipeline: Pipeline, is_kept: Callable[[str], bool]) -> bool:
+    """Whether all that a node makes goes through memory to other nodes, which say whether it is needed."""
+    return bool(node.outputs) and not any(is_kept(name) or name in pipeline.outputs() for name in node.outputs)
 
 
 def resume_command(
@@ -95,7 +103,7 @@ def _runner(described: str, options: Mapping[str, Any]) -> list[str]:
     found = re.match(r"<([\w.]+) object at ", described)
     path = found.group(1) if found else "SequentialRunner"
     name = path.rpartition(".")[2] if path.startswith("kedro.runner.") else path
-    words = [] if name == "SequentialRunner" else [f"--runner={name}"]
+    words = [] if name in ("SequentialRunner", _DEFAULT_RUNNER) else [f"--runner={name}"]
     if options.get("is_async"):
         words.append("--async")
     return words + _params_option("runner-params", options.get("runner_params"))

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import pandas as pd
 from tqdm.auto import tqdm
 
+from fisao_pipeline.libraries import library_versions
 from fisao_pipeline.models.source import ModelSource, fingerprint, identity
 from fisao_pipeline.params import BenchmarkEvaluationParams
-from fisao_pipeline.provenance import library_versions
 
 logger = logging.getLogger(__name__)
 
