@@ -49,7 +49,7 @@ class Evidence:
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """A hash of all of it but the versions; None where an input's content cannot be told: nothing is like it then."""
+        """A hash of all of it but the versions; None, never the same, where an input's content cannot be told."""
         if None in self.contents.values():
             return None
         parts = [self.code, self.parameters, self.parameter_files, self.contents]
@@ -75,15 +75,12 @@ class Evidence:
         told = [f"nobody can tell whether input {name} changed" for name, what in self.contents.items() if what is None]
         for key, before, now in _changed(record.get("parameters"), self.parameters):
             told.append(f"parameter {key} {_short(before)} → {_short(now)}")
-        told += [
-            f"file of parameter {key} changed"
-            for key, *_ in _changed(record.get("parameter_files"), self.parameter_files)
-        ]
+        for key, *_ in _changed(record.get("parameter_files"), self.parameter_files):
+            told.append(f"file of parameter {key} changed")
         for name, before, now in _changed(record.get("input_contents"), self.contents):
             if now is not None:
-                told.append(
-                    f"input {name} " + ("is new" if before is _ABSENT else "is gone" if now is _ABSENT else "changed")
-                )
+                how = "is new" if before is _ABSENT else "is gone" if now is _ABSENT else "changed"
+                told.append(f"input {name} {how}")
         code = [name.removeprefix(f"{PACKAGE}/") for name, *_ in _changed(record.get("code"), self.code)]
         if code:
             more = f" and of {len(code) - _MOST_CODE} more" if len(code) > _MOST_CODE else ""
@@ -108,9 +105,7 @@ class EvidenceOf:
         """The evidence for a node as things are now."""
         nodes, names = self._sources(node)
         datasets = {name: self._catalog.get(name) for name in names}
-        values = {
-            name: dataset.load() for name, dataset in datasets.items() if is_parameter(name) and dataset is not None
-        }
+        flat = flatten_parameters({name: data.load() for name, data in datasets.items() if data and is_parameter(name)})
         read = {
             name: dataset
             for name, dataset in datasets.items()
@@ -122,8 +117,8 @@ class EvidenceOf:
         evidence = Evidence(
             node=node.name,
             code={**self._code.of([*(each.func for each in nodes), *live]), **wiring},
-            parameters=json.loads(_text(flatten_parameters(values))),
-            parameter_files=dict(self._named_files(flatten_parameters(values))),
+            parameters=json.loads(_text(flat)),
+            parameter_files=dict(self._named_files(flat)),
             contents={name: self.content(name) for name in read},
             inputs={name: version_of(dataset, "resolve_load_version") for name, dataset in read.items()},
         )

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 
 MASK = "***"
+# Not what ends with `tokens`, of which this project has many.
 _SECRET_NAME = re.compile(
-    r"(^|[._])(password|passwd|secret|credentials?|api_?key|access_?key|(auth|access|hf)_?token|token)$"
+    r"(^|[._])(password|passwd|secret|credentials?|(api|access)_?key|((auth|access|hf)_?)?token)$"
 )
 _IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
@@ -23,7 +24,7 @@ def flatten_parameters(inputs: Mapping[str, Any]) -> dict[str, Any]:
             numbers, texts, lists, dicts or Pydantic models, nested as they come.
 
     Returns:
-        One entry per leaf; a list is one leaf. Values under names such as `password`, and the user in a URL, are masked.
+        One entry per leaf; a list is one leaf. Values under names such as `password` and users in URLs are masked.
     """
     flat: dict[str, Any] = {}
     for name, value in inputs.items():

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from kedro.io import AbstractDataset, DataCatalog, DatasetError
 from kedro.pipeline.node import Node
 
-from fisao_pipeline.evidence import Evidence, EvidenceOf, is_kept
+from fisao_pipeline.evidence import Evidence, EvidenceOf, is_kept, version_of
 from fisao_pipeline.file_memory import FileMemory
 from fisao_pipeline.provenance import BrokenRecordError, read_record
 
@@ -74,11 +73,8 @@ def judge(dataset: AbstractDataset[Any, Any] | None, evidence: Evidence, memory:
         evidence: What would decide it now.
         memory: Of hashes.
     """
-    try:
-        version = dataset.resolve_load_version() if hasattr(dataset, "resolve_load_version") else None
-        if dataset is None or not dataset.exists():
-            return Verdict(State.MISSING)
-    except DatasetError:
+    version = version_of(dataset, "resolve_load_version")
+    if dataset is None or not dataset.exists():
         return Verdict(State.MISSING)
     place = getattr(dataset, "provenance_path", lambda _version: None)(version)
     if place is None:
@@ -91,18 +87,16 @@ def judge(dataset: AbstractDataset[Any, Any] | None, evidence: Evidence, memory:
         return Verdict(State.CORRUPT, (str(error),), version)
     except (OSError, DatasetError) as error:
         return Verdict(State.CORRUPT, (f"it cannot be read ({error})",), version)
-    return _compare(record, evidence, version, place)
+    return _compare(record, evidence, version)
 
 
-def _compare(record: Mapping[str, Any] | None, evidence: Evidence, version: str | None, place: Path) -> Verdict:
+def _compare(record: Mapping[str, Any] | None, evidence: Evidence, version: str | None) -> Verdict:
     if record is None:
-        return Verdict(
-            State.UNKNOWN, (f"there is no {place.name} beside it; it is kept, and will be made again",), version
-        )
+        return Verdict(State.UNKNOWN, ("nothing beside it says how it was made: it is kept, and made again",), version)
     if "fingerprint" not in record:
         release = (record.get("libraries") or {}).get("fisao-pipeline", "?")
-        told = f"made by release {release} before fingerprints; it is kept, and will be made again"
-        return Verdict(State.UNKNOWN, (told,), version)
+        reason = f"made by release {release}, before there were fingerprints: it is kept, and made again"
+        return Verdict(State.UNKNOWN, (reason,), version)
     if evidence.fingerprint is None or record["fingerprint"] != evidence.fingerprint:
         return Verdict(State.STALE, tuple(evidence.differences(record)), version)
     return Verdict(State.FRESH, (), version, record.get("kedro_session_id"))

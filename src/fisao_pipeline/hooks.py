@@ -15,6 +15,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
+from kedro.runner import SequentialRunner
 from mlflow.entities import Param, RunTag
 from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
 
@@ -28,7 +29,6 @@ from fisao_pipeline.flat_parameters import flatten_parameters
 from fisao_pipeline.freshness import State, Verdict, judge_node
 from fisao_pipeline.provenance import RunContext, build_record, git_state, write_json
 from fisao_pipeline.resume import inexpressible, resume_command, unfinished_nodes
-from fisao_pipeline.skipping import SkippingRunner
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class LineageHooks:
             tags |= {"git_commit": self._run.git_commit, "git_dirty": str(self._run.git_dirty).lower()}
         tags["deterministic"] = str(is_deterministic(catalog)).lower()
         self._tag(tags)
-        if SkippingRunner.__name__ not in str(run_params.get("runner")):
+        if SequentialRunner.__name__ not in str(run_params.get("runner")):
             logger.info("This runner runs every node, fresh or not; Kedro's default leaves out the fresh ones.")
 
     @hook_impl

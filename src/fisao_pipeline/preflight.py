@@ -121,15 +121,16 @@ def _unknown_blocks(catalog: DataCatalog, pipelines: Iterable[Pipeline]) -> list
 
 
 def _later_versions(run_id: str, pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
-    """Versions that a new one would not be the latest of, since a clock was wrong, now or then: they sort by their time."""
+    """Versions that a new one would sort before, and so not be the latest: a clock was wrong, now or then."""
     faults = []
     for name in sorted(pipeline.all_outputs()):
         dataset = catalog.get(name)
         versions = dataset.versions() if isinstance(dataset, AtomicVersions) else []
         if versions and versions[-1] > run_id:
             faults.append(
-                f"'{name}' has a version {versions[-1]}, later than this run's {run_id}: what it makes would not be the latest. "
-                f"Set this machine's clock right, or move '{dataset.folder / versions[-1]}' away if the clock was wrong then"
+                f"'{name}' has a version {versions[-1]}, later than this run's {run_id}, which would not become the "
+                f"latest. Set this machine's clock right; or, if it was wrong then, move that version away from "
+                f"'{dataset.folder}'"
             )
     return faults
 

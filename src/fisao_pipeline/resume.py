@@ -14,9 +14,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-# What the session makes of Kedro's default.
-_DEFAULT_RUNNER = "fisao_pipeline.skipping.SkippingRunner"
-
 
 def unfinished_nodes(pipeline: Pipeline, done: set[Node], is_kept: Callable[[str], bool]) -> list[Node]:
     """The nodes that have to run so that everything is finished, in the pipeline's order.
@@ -103,7 +100,7 @@ def _runner(described: str, options: Mapping[str, Any]) -> list[str]:
     found = re.match(r"<([\w.]+) object at ", described)
     path = found.group(1) if found else "SequentialRunner"
     name = path.rpartition(".")[2] if path.startswith("kedro.runner.") else path
-    words = [] if name in ("SequentialRunner", _DEFAULT_RUNNER) else [f"--runner={name}"]
+    words = [] if name == "SequentialRunner" else [f"--runner={name}"]
     if options.get("is_async"):
         words.append("--async")
     return words + _params_option("runner-params", options.get("runner_params"))

@@ -74,8 +74,8 @@ class RunLock:
         except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
             who = "a process that has not said its name"
         return (
-            f"Nothing was run: another run is at work in '{self._data}' ({who}). Wait for it or end it; or give this one a "
-            "folder of its own, `data` in conf/<env>/globals.yml."
+            f"Nothing was run: another run is at work in '{self._data}' ({who}). Wait for it or end it; or give this "
+            "one a folder of its own, `data` in conf/<env>/globals.yml."
         )
 
 

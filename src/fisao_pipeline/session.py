@@ -1,4 +1,4 @@
-"""A Kedro session that can be stopped and that skips: Ctrl-C and SIGTERM leave a run that says KILLED and how to go on."""
+"""A Kedro session that skips and can be stopped: Ctrl-C and SIGTERM leave a run that says KILLED and how to go on."""
 
 from __future__ import annotations
 

@@ -40,12 +40,16 @@ class SkipSpecs:
 
 
 class SkippingRunner(SequentialRunner):
-    """Runs one node after the other, like Kedro's `SequentialRunner`, and leaves out those that `skip_node` tells it to.
+    """Runs one node after the other, like Kedro's `SequentialRunner`, and leaves out what `skip_node` tells it to.
 
     Whether a node is left out is decided when it is its turn: where a node before it was run and made the same as
     before, it still may be. What hands on things in memory is run for those that take them; a node without outputs
     always.
     """
+
+    def __repr__(self) -> str:
+        # Kedro hands its hooks this text, and Kedro-Viz looks in it for what this one is too.
+        return f"<{SequentialRunner.__module__}.{SequentialRunner.__name__} object at {id(self):#x}>"
 
     def _run(
         self,

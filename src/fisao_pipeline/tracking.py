@@ -49,6 +49,20 @@ class TrackingHooks(MlflowHook):
         self._attempt(self._set_up, context)
 
     @hook_impl
+    def after_catalog_created(
+        self,
+        catalog: DataCatalog,
+        conf_catalog: dict[str, Any],
+        conf_creds: dict[str, Any],
+        parameters: dict[str, Any],
+        save_version: str,
+        load_versions: dict[str, str],
+    ) -> None:
+        """Name kedro-mlflow's metrics after their entries, where there are any: to look makes every dataset, slowly."""
+        if "kedro_mlflow" in str(conf_catalog):
+            super().after_catalog_created(catalog, conf_catalog, conf_creds, parameters, save_version, load_versions)
+
+    @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Start the MLflow run."""
         self.run_id = None
