@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from kedro.framework import project
@@ -149,7 +150,7 @@ class EvidenceOf:
 
     def _named_files(self, parameters: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for key, value in parameters.items():
-            hashes = [self.memory.sha256(path) for path in _texts(value) if os.path.isfile(path)]
+            hashes = [self.memory.sha256(Path(text)) for text in _texts(value) if os.path.isfile(text)]
             if hashes:
                 yield key, ",".join(hashes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -32,7 +33,7 @@ class FileMemory:
             data: The data folder.
             recheck: Whether every file is read once, whatever its size and time tell.
         """
-        self._root = data.resolve()
+        self._root, self._inside = data, f"{os.path.abspath(data)}{os.sep}"
         self._known: dict[tuple[str, str], tuple[int, int, str]] | None = {} if recheck else None
         self._fresh: dict[tuple[str, str], tuple[int, int, str]] = {}
 
@@ -99,8 +100,7 @@ class FileMemory:
         return sqlite3.connect(self._root / MEMORY_FILE, timeout=10)
 
     def _name(self, path: Path) -> str:
-        absolute = path.absolute()
-        return absolute.relative_to(self._root).as_posix() if absolute.is_relative_to(self._root) else str(absolute)
+        return os.path.abspath(path).removeprefix(self._inside)
 
 
 def sha256(path: Path) -> str:

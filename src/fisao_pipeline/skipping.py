@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 
 from kedro.framework.hooks.markers import HOOK_NAMESPACE
@@ -46,6 +47,10 @@ class SkippingRunner(SequentialRunner):
     before, it still may be. What hands on things in memory is run for those that take them; a node without outputs
     always.
     """
+
+    @property
+    def _logger(self) -> logging.Logger:
+        return logging.getLogger(SequentialRunner.__module__)  # with Kedro's own lines
 
     def __repr__(self) -> str:
         # Kedro hands its hooks this text, and Kedro-Viz looks in it for what this one is too.
