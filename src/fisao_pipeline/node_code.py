@@ -41,7 +41,7 @@ class NodeCode:
         self._of_module: dict[str, dict[str, str]] = {}
 
     def of(self, things: Iterable[Callable[..., Any]]) -> dict[str, str]:
-        """Hashes by file (`fisao_pipeline/models/policy.py`) of the modules that things are in, and of their imports."""
+        """Hashes by file (`fisao_pipeline/models/policy.py`) of the modules of things, and of what these import."""
         found: dict[str, str] = {}
         for thing in things:
             found |= self._behind(_plain(thing).__module__)
