@@ -80,9 +80,7 @@ class Smoke:
         put_models(root / "data" / "smoke" / "06_models")
         return cls(root, f"sqlite:///{store}")
 
-    def run(
-        self, pipeline: str | None = None, tags: list[str] | None = None, force: bool = False, **parameters
-    ) -> str:
+    def run(self, pipeline: str | None = None, tags: list[str] | None = None, force: bool = False, **parameters) -> str:
         """Run in this process, if forced what is fresh, too; returns the session's id."""
         return run_project(self.root, "smoke", pipeline, tags, force, **parameters)
 
