@@ -252,7 +252,7 @@ def test_a_later_version_is_refused_before_anything_runs(toy_project):
 
 
 def test_what_goes_through_memory_is_told_by_what_is_behind_it(toy_project, capsys):
-    project = toy_project({"src/{package}/nodes.py": MEMORY_NODES})
+    project = toy_project({"src/{package}/nodes.py": MEMORY_NODES, "conf/base/parameters.yml": "behaviour: work"})
     first = run(project)
     capsys.readouterr()
     run(project)

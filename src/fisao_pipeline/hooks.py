@@ -56,7 +56,8 @@ class LineageHooks:
         self._evidence: dict[str, Evidence] = {}
         self._started: dict[str, float] = {}
         self._saved: set[str] = set()
-        self._kept: dict[str, Verdict] = {}
+        self._judged: dict[str, Verdict] = {}
+        self._kept: dict[str, str | None] = {}
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -96,14 +97,14 @@ class LineageHooks:
             return False
         verdicts = judge_node(node, self._catalog, self._gather)
         fresh = bool(verdicts) and all(verdict.state is State.FRESH for verdict in verdicts.values())
-        if fresh:
-            self._kept |= verdicts
+        self._judged |= verdicts
         return fresh
 
     @hook_impl
     def after_node_skipped(self, node: Node) -> None:
         """Say so, and tag the MLflow run with what was kept."""
-        kept = {name: self._kept[name].version for name in node.outputs if name in self._kept}
+        kept = {name: self._judged[name].version for name in node.outputs if name in self._judged}
+        self._kept |= kept
         self._saved.update(node.outputs)
         versions = ", ".join(sorted({str(version) for version in kept.values()}))
         logger.info("%s: fresh, kept %s", node.name, versions)
@@ -195,10 +196,11 @@ class LineageHooks:
         run, artifacts = self._run, self._artifacts()
         if run is None:
             return "Nothing was written"
-        lineage = {"kedro_session_id": run.kedro_session_id, "git_commit": run.git_commit, "artifacts": artifacts}
+        shared = {"kedro_session_id": run.kedro_session_id, "git_commit": run.git_commit}
+        lineage = {**shared, "artifacts": artifacts, "kept": self._kept}
         self._with_mlflow(lambda client, run_id: client.log_dict(run_id, lineage, "lineage.json"))
         tracked = f", MLflow run {run.mlflow_run_id}" if run.mlflow_run_id else ""
-        written = ", ".join(artifacts) or "no versioned artifact"
+        written = ", ".join(artifacts) or ("nothing new, all is fresh" if self._kept else "no versioned artifact")
         return f"Complete: {written} (version {run.kedro_session_id}{tracked})"
 
     def _artifacts(self) -> dict[str, dict[str, Any]]:

@@ -29,10 +29,12 @@ class Project:
     """What an environment's configuration says.
 
     Attributes:
+        root: The project's folder.
         catalog: Of the environment.
         data: Its data folder.
     """
 
+    root: Path
     catalog: DataCatalog
     data: Path
 
@@ -66,7 +68,11 @@ def open_project(env: str | None, params: str = "") -> Project:
     if root is None:
         raise click.ClickException("This is no Kedro project: run it in the project's folder.")
     package = bootstrap_project(root).package_name
-    given: Any = OmegaConf.to_container(OmegaConf.from_dotlist([item for item in params.split(",") if item]))
+    items = [item for item in params.split(",") if item]
+    wrong = next((item for item in items if "=" not in item), None)
+    if wrong is not None:
+        raise click.UsageError(f"'{wrong}' in --params is no `name=value`.")
+    given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(items))
     loader = settings.CONFIG_LOADER_CLASS(
         conf_source=str(root / settings.CONF_SOURCE), env=env, runtime_params=given, **settings.CONFIG_LOADER_ARGS
     )
@@ -81,6 +87,6 @@ def open_project(env: str | None, params: str = "") -> Project:
         hook_manager=hooks,
     )
     try:
-        return Project(context.catalog, data_folder(loader, root))
+        return Project(root, context.catalog, data_folder(loader, root))
     except (ValidationError, ValueError) as error:
         raise click.ClickException(str(error)) from error

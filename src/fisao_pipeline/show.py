@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import click
 
 from fisao_pipeline.benchmarks.comparison import format_table
@@ -15,34 +12,17 @@ Pipelines and artifacts:       kedro viz run     then http://127.0.0.1:4141
 (after `source .venv/bin/activate`; or `make mlflow` and `make viz`)"""
 
 
-def latest_comparison(project: Path, env: str | None = None) -> dict[str, Any]:
-    """Load the newest `comparison` of a Kedro project.
-
-    Raises:
-        DatasetError: If there is none yet.
-    """
-    from kedro.framework.session import KedroSession  # noqa: PLC0415 - slow to import
-    from kedro.framework.startup import bootstrap_project  # noqa: PLC0415
-
-    bootstrap_project(project)
-    with KedroSession.create(project_path=project, env=env) as session:
-        return session.load_context().catalog.load("comparison")
-
-
 @click.command()
 @click.option("--env", default=None, help="The Kedro environment whose catalog names the comparison.")
 def main(env: str | None) -> None:
     """Print the latest comparison of base and aligned model."""
-    from kedro.io import DatasetError  # noqa: PLC0415
-    from kedro.utils import find_kedro_project  # noqa: PLC0415
+    from kedro.io import DatasetError  # noqa: PLC0415 - slow to import
 
+    from fisao_pipeline.project import open_project  # noqa: PLC0415
     from fisao_pipeline.resume import stage_command  # noqa: PLC0415
 
-    project = find_kedro_project(Path.cwd())
-    if project is None:
-        raise click.ClickException("This is no Kedro project: run it in the project's folder.")
     try:
-        comparison = latest_comparison(project, env)
+        comparison = open_project(env).catalog.load("comparison")
     except DatasetError as error:
         command = stage_command({"env": env}, ["benchmark_evaluation"])
         raise click.ClickException(f"There is no comparison yet: `{command}` makes one. ({error})") from error

@@ -15,7 +15,7 @@ from kedro.pipeline import Pipeline
 
 from fisao_pipeline.datasets.atomic import AtomicVersions
 from fisao_pipeline.datasets.contents import content_of
-from fisao_pipeline.evidence import EvidenceOf
+from fisao_pipeline.evidence import EvidenceOf, is_kept
 from fisao_pipeline.file_memory import FileMemory
 from fisao_pipeline.freshness import State, Verdict, judge_node
 from fisao_pipeline.provenance import BrokenRecordError, read_record
@@ -47,8 +47,9 @@ def status_of(pipeline: Pipeline, catalog: DataCatalog, memory: FileMemory) -> l
     gather = EvidenceOf(pipeline, catalog, memory)
     verdicts: dict[str, Verdict] = {}
     for node in pipeline.nodes:
-        own = judge_node(node, catalog, gather)
-        read = gather.of(node).contents if own else ()
+        if not any(is_kept(name, catalog) for name in node.outputs):
+            continue
+        own, read = judge_node(node, catalog, gather), gather.of(node).contents
         follows = [f"input {name} is {verdicts[name].state}" for name in read if _is_not_fresh(verdicts.get(name))]
         verdicts |= {name: _following(verdict, follows) for name, verdict in own.items()}
     statuses = [_status(name, verdict, catalog, memory) for name, verdict in verdicts.items()]
