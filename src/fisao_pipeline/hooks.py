@@ -6,18 +6,15 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import mlflow
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner
-from mlflow.entities import Param, RunTag
-from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
 
 from fisao_pipeline.data_folder import data_folder
 from fisao_pipeline.datasets.preview import read_provenance
@@ -29,6 +26,9 @@ from fisao_pipeline.flat_parameters import flatten_parameters
 from fisao_pipeline.freshness import State, Verdict, judge_node
 from fisao_pipeline.provenance import RunContext, build_record, git_state, write_json
 from fisao_pipeline.resume import inexpressible, resume_command, unfinished_nodes
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ class LineageHooks:
     @hook_impl(trylast=True)  # once the MLflow run is open
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Note what all artifacts of this run will share and tag the MLflow run with the commit."""
+        import mlflow  # noqa: PLC0415 - slow to import
+
         self._forget()
         active = mlflow.active_run()
         self._run = RunContext(
@@ -227,23 +229,31 @@ class LineageHooks:
 
     def _tag(self, tags: Mapping[str, str]) -> None:
         if tags:
+            from mlflow.entities import RunTag  # noqa: PLC0415 - slow to import
+
             entries = [RunTag(key, value) for key, value in tags.items()]
             self._with_mlflow(lambda client, run_id: client.log_batch(run_id, tags=entries))
 
     def _log_parameters(self, parameters: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param  # noqa: PLC0415 - slow to import
+        from mlflow.utils import validation  # noqa: PLC0415
+
         entries = [
-            Param(_valid_key(key)[:MAX_ENTITY_KEY_LENGTH], str(value)[:MAX_PARAM_VAL_LENGTH])
+            Param(_valid_key(key)[: validation.MAX_ENTITY_KEY_LENGTH], str(value)[: validation.MAX_PARAM_VAL_LENGTH])
             for key, value in parameters.items()
         ]
-        for start in range(0, len(entries), MAX_PARAMS_TAGS_PER_BATCH):
-            batch = entries[start : start + MAX_PARAMS_TAGS_PER_BATCH]
+        size = validation.MAX_PARAMS_TAGS_PER_BATCH
+        for start in range(0, len(entries), size):
+            batch = entries[start : start + size]
             self._with_mlflow(lambda client, run_id, batch=batch: client.log_batch(run_id, params=batch))
 
-    def _with_mlflow(self, action: Callable[[mlflow.MlflowClient, str], Any]) -> None:
+    def _with_mlflow(self, action: Callable[[MlflowClient, str], Any]) -> None:
         """Do something with this run in MLflow; one warning per run if that fails, as results matter more than logs."""
         run = self._run
         if run is None or run.mlflow_run_id is None:
             return
+        import mlflow  # noqa: PLC0415 - slow to import
+
         try:
             # By id and not "the active run", which belongs to one thread of one process.
             action(mlflow.MlflowClient(run.tracking_uri), run.mlflow_run_id)
