@@ -34,8 +34,12 @@ TABLES = {
 SCORED = {"scored_items": "07_model_output", "rejected_predictions": "07_model_output"}
 
 
-def run_project(root: Path, env: str, pipeline: str | None = None, tags: list[str] | None = None, **parameters) -> str:
-    """Run a project's pipeline in this process; returns the session's id."""
+def run_project(
+    root: Path, env: str, pipeline: str | None = None, tags: list[str] | None = None, force: bool = False, **parameters
+) -> str:
+    """Run a project's pipeline in this process, if forced what is fresh, too; returns the session's id."""
+    if force:
+        parameters["runtime"] = {**parameters.get("runtime", {}), "force": True}
     bootstrap_project(root)
     before = Path.cwd()
     os.chdir(root)
@@ -76,9 +80,9 @@ class Smoke:
         put_models(root / "data" / "smoke" / "06_models")
         return cls(root, f"sqlite:///{store}")
 
-    def run(self, pipeline: str | None = None, tags: list[str] | None = None, **parameters) -> str:
-        """Run in this process; returns the session's id."""
-        return run_project(self.root, "smoke", pipeline, tags, **parameters)
+    def run(self, pipeline: str | None = None, tags: list[str] | None = None, force: bool = False, **parameters) -> str:
+        """Run in this process, if forced what is fresh, too; returns the session's id."""
+        return run_project(self.root, "smoke", pipeline, tags, force, **parameters)
 
     def folder(self, name: str, layer: str) -> Path:
         (found,) = (

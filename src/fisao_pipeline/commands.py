@@ -1,11 +1,13 @@
-"""What `python -m fisao_pipeline` does beside `run`: adapters that leave the project, models that come into it."""
+"""What `python -m fisao_pipeline` does beside `run`: care of artifacts, adapters that leave, models that come in."""
 
 import click
 
 from fisao_pipeline.export import export, merge
 from fisao_pipeline.pinning import convert, pin
+from fisao_pipeline.prune import prune
+from fisao_pipeline.status import status
 
 
-@click.group(commands=[merge, export, pin, convert])
+@click.group(commands=[status, prune, merge, export, pin, convert])
 def cli() -> None:
-    """Adapters that leave the project, models that come into it."""
+    """What is there and whether it is fresh, adapters that leave the project, models that come into it."""

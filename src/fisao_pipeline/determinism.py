@@ -51,14 +51,23 @@ class DeterminismHooks:
         self._restore.close()
 
 
+def runtime_params(catalog: DataCatalog) -> RuntimeParams:
+    """A run's block `runtime`; neither deterministic nor forced where there is none.
+
+    Raises:
+        ValidationError: If the block is not valid.
+    """
+    block = catalog.get("params:runtime")
+    return RuntimeParams.model_validate(block.load() if block is not None else {"deterministic": False})
+
+
 def is_deterministic(catalog: DataCatalog) -> bool:
     """What a run's `runtime.deterministic` says; false where there is no such block.
 
     Raises:
         ValidationError: If the block is not valid.
     """
-    block = catalog.get("params:runtime")
-    return block is not None and RuntimeParams.model_validate(block.load()).deterministic
+    return runtime_params(catalog).deterministic
 
 
 def determinism_fault() -> str | None:

@@ -146,17 +146,11 @@ def in_project(env: str | None, write: Callable[[Any], str]) -> str:
     Raises:
         ClickException: There is no project here, or the function refuses.
     """
-    from kedro.framework.session import KedroSession  # noqa: PLC0415 - slow to import
-    from kedro.framework.startup import bootstrap_project  # noqa: PLC0415
-    from kedro.io import DatasetError  # noqa: PLC0415
-    from kedro.utils import find_kedro_project  # noqa: PLC0415
+    from kedro.io import DatasetError  # noqa: PLC0415 - slow to import
 
-    project = find_kedro_project(Path.cwd())
-    if project is None:
-        raise click.ClickException("This is no Kedro project: run it in the project's folder.")
-    bootstrap_project(project)
+    from fisao_pipeline.project import open_project  # noqa: PLC0415
+
     try:
-        with KedroSession.create(project_path=project, env=env) as session:
-            return write(session.load_context().catalog)
+        return write(open_project(env).catalog)
     except (DatasetError, ValueError, RuntimeError, ImportError) as error:
         raise click.ClickException(f"Nothing was written: {error}") from error

@@ -5,22 +5,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import click
-import mlflow
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import DataCatalog, DatasetError
+from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
-from mlflow.entities import Param, RunTag
-from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
+from kedro.runner import SequentialRunner
 
+from fisao_pipeline.data_folder import data_folder
 from fisao_pipeline.datasets.preview import read_provenance
-from fisao_pipeline.determinism import is_deterministic
-from fisao_pipeline.provenance import RunContext, build_record, flatten_parameters, git_state, write_json
+from fisao_pipeline.datasets.publish import Recorded
+from fisao_pipeline.determinism import is_deterministic, runtime_params
+from fisao_pipeline.evidence import Evidence, EvidenceOf, is_kept, version_of
+from fisao_pipeline.file_memory import FileMemory, sha256
+from fisao_pipeline.flat_parameters import flatten_parameters
+from fisao_pipeline.freshness import State, Verdict, judge_node
+from fisao_pipeline.provenance import RunContext, build_record, git_state, write_json
 from fisao_pipeline.resume import inexpressible, resume_command, unfinished_nodes
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +45,7 @@ class LineageHooks:
     """
 
     def __init__(self) -> None:
-        self._project = Path.cwd()
+        self._project, self._data = Path.cwd(), Path.cwd() / "data"
         self._warned = False
         self._forget()
 
@@ -45,21 +53,28 @@ class LineageHooks:
         self._run: RunContext | None = None
         self._run_params: dict[str, Any] = {}
         self._pipeline = Pipeline([])
-        self._catalog: DataCatalog | None = None
-        self._inputs: dict[str, dict[str, str | None]] = {}
-        self._parameters: dict[str, dict[str, Any]] = {}
+        self._catalog = DataCatalog()
+        self._gather = EvidenceOf(self._pipeline, self._catalog, FileMemory(self._data))
+        self._forced: Callable[[Node], bool] = lambda _node: False
+        self._evidence: dict[str, Evidence] = {}
+        self._started: dict[str, float] = {}
         self._saved: set[str] = set()
+        self._judged: dict[str, Verdict] = {}
+        self._kept: dict[str, str | None] = {}
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Learn where the project is, for git."""
+        """Learn where the project is, for git, and where its data."""
         self._project = Path(context.project_path)
+        self._data = data_folder(context.config_loader, self._project)
         self._warned = False
         self._forget()
 
     @hook_impl(trylast=True)  # once the MLflow run is open
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Note what all artifacts of this run will share and tag the MLflow run with the commit."""
+        import mlflow  # noqa: PLC0415 - slow to import
+
         self._forget()
         active = mlflow.active_run()
         self._run = RunContext(
@@ -69,23 +84,47 @@ class LineageHooks:
             *git_state(self._project),
         )
         self._run_params, self._pipeline, self._catalog = run_params, pipeline, catalog
+        self._gather = EvidenceOf(pipeline, catalog, FileMemory(self._data))
+        everything, named = runtime_params(catalog).force, set(run_params.get("node_names") or ())
+        self._forced = lambda node: everything or node.name in named
         tags = {"kedro_session_id": self._run.kedro_session_id}
         if self._run.git_commit is not None:
             tags |= {"git_commit": self._run.git_commit, "git_dirty": str(self._run.git_dirty).lower()}
         tags["deterministic"] = str(is_deterministic(catalog)).lower()
         self._tag(tags)
+        if SequentialRunner.__name__ not in str(run_params.get("runner")):
+            logger.info("This runner runs every node, fresh or not; Kedro's default leaves out the fresh ones.")
+
+    @hook_impl
+    def skip_node(self, node: Node) -> bool:
+        """Whether all that a node makes is there as it would make it now."""
+        if self._forced(node):
+            return False
+        verdicts = judge_node(node, self._catalog, self._gather)
+        fresh = bool(verdicts) and all(verdict.state is State.FRESH for verdict in verdicts.values())
+        self._judged |= verdicts
+        return fresh
+
+    @hook_impl
+    def after_node_skipped(self, node: Node) -> None:
+        """Say so, and tag the MLflow run with what was kept."""
+        kept = {name: self._judged[name].version for name in node.outputs if name in self._judged}
+        self._kept |= kept
+        self._saved.update(node.outputs)
+        versions = ", ".join(sorted({str(version) for version in kept.values()}))
+        logger.info("%s: fresh, kept %s", node.name, versions)
+        self._tag({f"kept.{name}": str(version) for name, version in kept.items()})
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: DataCatalog, inputs: dict[str, Any]) -> dict[str, Any] | None:
-        """Note the versions a node has loaded and its parameters, and log both; hand over their records if asked."""
-        self._catalog = catalog
-        names = [name for name in node.inputs if name != "parameters" and not name.startswith("params:")]
-        versions = {name: self._version(name, "resolve_load_version") for name in names}
-        self._inputs[node.name] = versions
-        self._parameters[node.name] = flatten_parameters(inputs)
-        self._tag({f"input.{name}": version for name, version in versions.items() if version is not None})
-        self._log_parameters(self._parameters[node.name])
-        return {LINEAGE: self._ancestry(versions)} if LINEAGE in names else None
+        """Note what a node depends on, log versions and parameters, and hand over its inputs' records if asked."""
+        if catalog is not self._catalog:  # a worker process has its own
+            self._catalog, self._gather = catalog, EvidenceOf(self._pipeline, catalog, FileMemory(self._data))
+        evidence = self._evidence[node.name] = self._gather.of(node)
+        self._started[node.name] = perf_counter()
+        self._tag({f"input.{name}": version for name, version in evidence.inputs.items() if version is not None})
+        self._log_parameters(flatten_parameters(inputs))
+        return {LINEAGE: self._ancestry(evidence.inputs)} if LINEAGE in node.inputs else None
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
@@ -94,31 +133,41 @@ class LineageHooks:
             self._saved.add(node.name)
 
     @hook_impl
-    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
-        """Write `provenance.json` beside what was saved, and tag the MLflow run with its version."""
-        self._saved.add(dataset_name)
-        version = self._version(dataset_name, "resolve_save_version")
-        run = self._run
-        if version is None or run is None:
+    def before_dataset_saved(self, dataset_name: str, node: Node) -> None:
+        """Have `provenance.json` saved with the artifact, in the same step."""
+        dataset, evidence, run = self._catalog.get(dataset_name), self._evidence.get(node.name), self._run
+        if not isinstance(dataset, Recorded) or evidence is None or run is None:
             return
-        path = self._provenance_path(dataset_name, version)
-        if path is not None:
+        started = self._started[node.name]
+
+        def write(artifact: Path, place: Path) -> None:
+            content = dataset.content(sha256, artifact)
             record = build_record(
                 run,
+                evidence,
                 dataset=dataset_name,
-                version=version,
-                node=node.name,
-                inputs=self._inputs.get(node.name, {}),
-                parameters=self._parameters.get(node.name, {}),
+                version=version_of(dataset, "resolve_save_version") or run.kedro_session_id,
+                content=content,
+                seconds=perf_counter() - started,
             )
-            write_json(path, record)
-        self._tag({f"output.{dataset_name}": version})
+            write_json(place, record)
+
+        dataset.record_with(write)
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
+        """Tag the MLflow run with the version of what was saved."""
+        self._saved.add(dataset_name)
+        self._gather.forget(dataset_name)
+        version = self._version(dataset_name, "resolve_save_version")
+        if version is not None:
+            self._tag({f"output.{dataset_name}": version})
 
     @hook_impl
     def after_pipeline_run(self) -> None:
         """Log the run's lineage, say in one line what was written, and at the very end where the report is."""
         logger.info("%s.", self._finish())
-        report = self._written(REPORT)
+        report = self._place(REPORT)
         if report is not None:
             # Not through the log, which wraps lines: this one is there to be opened.
             click.echo(f"Report: {report}")
@@ -157,10 +206,11 @@ class LineageHooks:
         run, artifacts = self._run, self._artifacts()
         if run is None:
             return "Nothing was written"
-        lineage = {"kedro_session_id": run.kedro_session_id, "git_commit": run.git_commit, "artifacts": artifacts}
+        shared = {"kedro_session_id": run.kedro_session_id, "git_commit": run.git_commit}
+        lineage = {**shared, "artifacts": artifacts, "kept": self._kept}
         self._with_mlflow(lambda client, run_id: client.log_dict(run_id, lineage, "lineage.json"))
         tracked = f", MLflow run {run.mlflow_run_id}" if run.mlflow_run_id else ""
-        written = ", ".join(artifacts) or "no versioned artifact"
+        written = ", ".join(artifacts) or ("nothing new, all is fresh" if self._kept else "no versioned artifact")
         return f"Complete: {written} (version {run.kedro_session_id}{tracked})"
 
     def _artifacts(self) -> dict[str, dict[str, Any]]:
@@ -185,9 +235,9 @@ class LineageHooks:
                 waiting += [pair for pair in record["inputs"].items() if pair[1] is not None]
         return list(found.values())
 
-    def _written(self, name: str) -> Path | None:
-        """Where this run has saved an artifact, as seen from the folder that the command was given in."""
-        version = self._version(name, "resolve_save_version") if self._run and name in self._artifacts() else None
+    def _place(self, name: str) -> Path | None:
+        """Where an artifact is that this run has saved or kept, seen from the folder that the command was given in."""
+        version = self._version(name, "resolve_save_version") if name in self._artifacts() else self._kept.get(name)
         if version is None:
             return None
         path = self._catalog.get(name).version_path(version)
@@ -197,40 +247,41 @@ class LineageHooks:
         return all(name in self._saved or name in artifacts for name in node.outputs or [node.name])
 
     def _is_kept(self, name: str) -> bool:
-        dataset = self._catalog.get(name) if self._catalog is not None else None
-        return dataset is not None and not dataset._EPHEMERAL
+        return is_kept(name, self._catalog)
 
     def _version(self, name: str, resolve: str) -> str | None:
-        """The version of a dataset; None when it has none, or nothing is there yet."""
-        dataset = self._catalog.get(name) if self._catalog is not None else None
-        try:
-            return getattr(dataset, resolve, lambda: None)()
-        except DatasetError:
-            return None
+        return version_of(self._catalog.get(name), resolve)
 
     def _provenance_path(self, name: str, version: str) -> Path | None:
-        dataset = self._catalog.get(name) if self._catalog is not None else None
-        return getattr(dataset, "provenance_path", lambda _version: None)(version)
+        return getattr(self._catalog.get(name), "provenance_path", lambda _version: None)(version)
 
     def _tag(self, tags: Mapping[str, str]) -> None:
         if tags:
+            from mlflow.entities import RunTag  # noqa: PLC0415 - slow to import
+
             entries = [RunTag(key, value) for key, value in tags.items()]
             self._with_mlflow(lambda client, run_id: client.log_batch(run_id, tags=entries))
 
     def _log_parameters(self, parameters: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param  # noqa: PLC0415 - slow to import
+        from mlflow.utils import validation  # noqa: PLC0415
+
         entries = [
-            Param(_valid_key(key)[:MAX_ENTITY_KEY_LENGTH], str(value)[:MAX_PARAM_VAL_LENGTH])
+            Param(_valid_key(key)[: validation.MAX_ENTITY_KEY_LENGTH], str(value)[: validation.MAX_PARAM_VAL_LENGTH])
             for key, value in parameters.items()
         ]
-        for start in range(0, len(entries), MAX_PARAMS_TAGS_PER_BATCH):
-            batch = entries[start : start + MAX_PARAMS_TAGS_PER_BATCH]
+        size = validation.MAX_PARAMS_TAGS_PER_BATCH
+        for start in range(0, len(entries), size):
+            batch = entries[start : start + size]
             self._with_mlflow(lambda client, run_id, batch=batch: client.log_batch(run_id, params=batch))
 
-    def _with_mlflow(self, action: Callable[[mlflow.MlflowClient, str], Any]) -> None:
+    def _with_mlflow(self, action: Callable[[MlflowClient, str], Any]) -> None:
         """Do something with this run in MLflow; one warning per run if that fails, as results matter more than logs."""
         run = self._run
         if run is None or run.mlflow_run_id is None:
             return
+        import mlflow  # noqa: PLC0415 - slow to import
+
         try:
             # By id and not "the active run", which belongs to one thread of one process.
             action(mlflow.MlflowClient(run.tracking_uri), run.mlflow_run_id)

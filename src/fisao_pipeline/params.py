@@ -658,6 +658,7 @@ class RuntimeParams(StageParams):
     """How this process computes, whatever the stage."""
 
     deterministic: bool = Field(description="Whether only algorithms that repeat bit by bit on a GPU are used.")
+    force: bool = Field(default=False, description="Whether nodes are run whose outputs are there and fresh, too.")
 
 
 class Card(StageParams):

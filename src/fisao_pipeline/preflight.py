@@ -15,6 +15,7 @@ from kedro.io import AbstractDataset, DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 from pydantic import ValidationError
 
+from fisao_pipeline.datasets.atomic import AtomicVersions
 from fisao_pipeline.datasets.image_folder import ImageFolderDataset
 from fisao_pipeline.datasets.json_files import JsonFilesDataset
 from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
@@ -58,6 +59,7 @@ class PreflightHooks:
         """
         registered = registered_pipelines()
         faults = [*_unknown_blocks(catalog, registered.values()), *_runtime_faults(catalog)]
+        faults += _later_versions(run_params["run_id"], pipeline, catalog)
         # Kedro leaves out nodes whose outputs exist, and what only those read need not be there.
         if not run_params.get("only_missing_outputs"):
             faults += _nothing_to_compare(pipeline, catalog)
@@ -117,6 +119,21 @@ def _unknown_blocks(catalog: DataCatalog, pipelines: Iterable[Pipeline]) -> list
         for name in map(str, parameters.load())
         if name not in known and not name.startswith("_")
     ]
+
+
+def _later_versions(run_id: str, pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
+    """Versions that a new one would sort before, and so not be the latest: a clock was wrong, now or then."""
+    faults = []
+    for name in sorted(pipeline.all_outputs()):
+        dataset = catalog.get(name)
+        versions = dataset.versions() if isinstance(dataset, AtomicVersions) else []
+        if versions and versions[-1] > run_id:
+            faults.append(
+                f"'{name}' has a version {versions[-1]}, later than this run's {run_id}, which would not become the "
+                f"latest. Set this machine's clock right; or, if it was wrong then, move that version away from "
+                f"'{dataset.folder}'"
+            )
+    return faults
 
 
 def _runtime_faults(catalog: DataCatalog) -> list[str]:

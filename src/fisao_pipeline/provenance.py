@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import platform
 import subprocess
+import sys
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from fisao_pipeline.libraries import library_versions
 
-from fisao_pipeline import __version__
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy", "pandas", "kedro", "kedro-mlflow", "mlflow")
+if TYPE_CHECKING:
+    from fisao_pipeline.evidence import Evidence
 
 
 @dataclass(frozen=True)
@@ -55,74 +58,78 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-@cache
-def library_versions() -> dict[str, str]:
-    """Versions of this package, Python and the libraries that results depend on."""
-    versions = {"fisao-pipeline": __version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
-
-
-def flatten_parameters(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Spell a node's parameters as dotted keys with plain values, `ppo.clip_range` for instance.
-
-    Args:
-        inputs: A node's inputs by name; only those named `params:…` and `parameters` are looked at. Values are
-            numbers, texts, lists, dicts or Pydantic models, nested as they come.
-
-    Returns:
-        One entry per leaf; a list is one leaf.
-    """
-    flat: dict[str, Any] = {}
-    for name, value in inputs.items():
-        if name == "parameters" or name.startswith("params:"):
-            flat.update(_flatten(name.removeprefix("params:") if name != "parameters" else "", value))
-    return flat
-
-
-def _flatten(key: str, value: Any) -> Iterable[tuple[str, Any]]:
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    if not isinstance(value, Mapping):
-        return [(key, value)]
-    return [pair for name, item in value.items() for pair in _flatten(f"{key}.{name}" if key else str(name), item)]
-
-
 def build_record(
-    run: RunContext,
-    *,
-    dataset: str,
-    version: str,
-    node: str,
-    inputs: Mapping[str, str | None],
-    parameters: Mapping[str, Any],
+    run: RunContext, evidence: Evidence, *, dataset: str, version: str, content: str, seconds: float | None = None
 ) -> dict[str, Any]:
     """The content of `provenance.json`.
 
     Args:
         run: What the run's artifacts share.
+        evidence: What decided the artifact.
         dataset: Catalog name of the artifact.
         version: Its version.
-        node: The node that made it.
-        inputs: Versions of that node's inputs by catalog name; None for an input without versions.
-        parameters: That node's flattened parameters.
+        content: What tells it from any other content.
+        seconds: How long its node took up to here, loading left out.
     """
     shared = asdict(run)
     shared.pop("tracking_uri")
-    return {
+    record = {
         "dataset": dataset,
         "version": version,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **shared,
-        "node": node,
-        "inputs": dict(inputs),
-        "parameters": dict(parameters),
+        "content": content,
+        "fingerprint": evidence.fingerprint,
+        **evidence.to_dict(),
         "libraries": library_versions(),
+        "seconds": None if seconds is None else round(seconds, 3),
+        "peak_memory_bytes": peak_memory(),
     }
+    return {**record, "seal": seal(record)}
+
+
+def seal(record: Mapping[str, Any]) -> str:
+    """A hash of all else in a record, which tells an edited one. Who means to deceive can make it anew."""
+    rest = {key: value for key, value in record.items() if key != "seal"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), default=str)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+class BrokenRecordError(ValueError):
+    """A `provenance.json` that nobody can rely on; the message says what is wrong with it."""
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record of an artifact, None when there is none.
+
+    One of an earlier release has no `fingerprint`, and no seal.
+
+    Raises:
+        BrokenRecordError: It cannot be read, is no record, or was edited.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BrokenRecordError(f"{path.name} cannot be read ({type(error).__name__})") from error
+    if not isinstance(record, dict) or not isinstance(record.get("inputs"), dict):
+        raise BrokenRecordError(f"{path.name} is no record of an artifact")
+    if ("fingerprint" in record or "seal" in record) and record.get("seal") != seal(record):
+        raise BrokenRecordError(f"{path.name} was edited")
+    return record
+
+
+def peak_memory() -> dict[str, int]:
+    """The most memory that this process has held so far: of the machine's under `process`, of the GPU's under `gpu`."""
+    peak: dict[str, int] = {}
+    if resource is not None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        peak["gpu"] = torch.cuda.max_memory_allocated()
+    return peak
 
 
 def write_json(path: Path, content: Any) -> None:

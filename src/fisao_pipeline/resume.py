@@ -24,7 +24,7 @@ def unfinished_nodes(pipeline: Pipeline, done: set[Node], is_kept: Callable[[str
         is_kept: Whether a dataset outlives the process; a node that needs one that does not takes its maker with it.
     """
     makers = {name: node for node in pipeline.nodes for name in node.outputs}
-    todo = set(pipeline.nodes) - done
+    todo = {node for node in set(pipeline.nodes) - done if not _hands_on(node, pipeline, is_kept)}
     waiting = list(todo)
     while waiting:
         for name in waiting.pop().inputs:
@@ -33,6 +33,11 @@ def unfinished_nodes(pipeline: Pipeline, done: set[Node], is_kept: Callable[[str
                 todo.add(maker)
                 waiting.append(maker)
     return [node for node in pipeline.nodes if node in todo]
+
+
+def _hands_on(node: Node, pipeline: Pipeline, is_kept: Callable[[str], bool]) -> bool:
+    """Whether all that a node makes goes through memory to other nodes, which say whether it is needed."""
+    return bool(node.outputs) and not any(is_kept(name) or name in pipeline.outputs() for name in node.outputs)
 
 
 def resume_command(

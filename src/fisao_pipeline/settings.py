@@ -10,6 +10,7 @@ from fisao_pipeline.determinism import DeterminismHooks  # noqa: E402
 from fisao_pipeline.hooks import LineageHooks  # noqa: E402
 from fisao_pipeline.plan_hooks import PlanHooks  # noqa: E402
 from fisao_pipeline.preflight import PreflightHooks  # noqa: E402
+from fisao_pipeline.run_lock import RunLockHooks  # noqa: E402
 from fisao_pipeline.session import InterruptibleSession  # noqa: E402
 from fisao_pipeline.tracking import TrackingHooks  # noqa: E402
 
@@ -17,7 +18,8 @@ SESSION_CLASS = InterruptibleSession
 
 # TrackingHooks is kedro-mlflow's hook with a few things mended, so the one it registers itself must not run as well.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow", "kedro-mlflow")  # as its releases have spelled themselves
-HOOKS = (TrackingHooks(), LineageHooks(), PreflightHooks(), PlanHooks(), DeterminismHooks())
+# Of hooks that want to be first, the last here is: PreflightHooks looks at a folder that nobody else writes into.
+HOOKS = (TrackingHooks(), LineageHooks(), PreflightHooks(), PlanHooks(), DeterminismHooks(), RunLockHooks())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

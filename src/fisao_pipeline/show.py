@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from fisao_pipeline.benchmarks.comparison import format_table
+
+if TYPE_CHECKING:
+    from kedro.io import DataCatalog
 
 NEXT_STEPS = """
 Pictures, figures, lineage:    {report}
@@ -16,37 +19,25 @@ Pipelines and artifacts:       kedro viz run     then http://127.0.0.1:4141
 (after `source .venv/bin/activate`; or `make mlflow` and `make viz`)"""
 
 
-def latest_evaluation(project: Path, env: str | None = None) -> tuple[dict[str, Any], Path | None]:
-    """Load the newest `comparison` of a Kedro project, and say where its newest `report` is, if there is one.
-
-    Raises:
-        DatasetError: If there is none yet.
-    """
-    from kedro.framework.session import KedroSession  # noqa: PLC0415 - slow to import
-    from kedro.framework.startup import bootstrap_project  # noqa: PLC0415
-
-    bootstrap_project(project)
-    with KedroSession.create(project_path=project, env=env) as session:
-        catalog = session.load_context().catalog
-        report = catalog.get("report")
-        version = report.resolve_load_version() if report.exists() else None
-        return catalog.load("comparison"), report.version_path(version) if version else None
+def newest_report(catalog: DataCatalog) -> Path | None:
+    """Where the newest `report` of a catalog is, None before there is one."""
+    report = catalog.get("report")
+    version = report.resolve_load_version() if report.exists() else None
+    return report.version_path(version) if version else None
 
 
 @click.command()
 @click.option("--env", default=None, help="The Kedro environment whose catalog names the comparison.")
 def main(env: str | None) -> None:
     """Print the latest comparison of base and aligned model."""
-    from kedro.io import DatasetError  # noqa: PLC0415
-    from kedro.utils import find_kedro_project  # noqa: PLC0415
+    from kedro.io import DatasetError  # noqa: PLC0415 - slow to import
 
+    from fisao_pipeline.project import open_project  # noqa: PLC0415
     from fisao_pipeline.resume import stage_command  # noqa: PLC0415
 
-    project = find_kedro_project(Path.cwd())
-    if project is None:
-        raise click.ClickException("This is no Kedro project: run it in the project's folder.")
     try:
-        comparison, report = latest_evaluation(project, env)
+        catalog = open_project(env).catalog
+        comparison, report = catalog.load("comparison"), newest_report(catalog)
     except DatasetError as error:
         command = stage_command({"env": env}, ["benchmark_evaluation"])
         raise click.ClickException(f"There is no comparison yet: `{command}` makes one. ({error})") from error

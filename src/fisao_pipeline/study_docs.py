@@ -68,26 +68,20 @@ def update_docs(catalog: Any, docs: Path) -> list[Path]:
 @click.option("--env", default=None, help="The Kedro environment whose catalog names the ablation.")
 def main(env: str | None) -> None:
     """Copy the latest ablation's table and images into docs/."""
-    from kedro.framework.session import KedroSession  # noqa: PLC0415 - slow to import
-    from kedro.framework.startup import bootstrap_project  # noqa: PLC0415
-    from kedro.io import DatasetError  # noqa: PLC0415
-    from kedro.utils import find_kedro_project  # noqa: PLC0415
+    from kedro.io import DatasetError  # noqa: PLC0415 - slow to import
 
+    from fisao_pipeline.project import open_project  # noqa: PLC0415
     from fisao_pipeline.resume import stage_command  # noqa: PLC0415
 
-    project = find_kedro_project(Path.cwd())
-    if project is None:
-        raise click.ClickException("This is no Kedro project: run it in the project's folder.")
-    bootstrap_project(project)
+    project = open_project(env)
     try:
-        with KedroSession.create(project_path=project, env=env) as session:
-            written = update_docs(session.load_context().catalog, project / "docs")
+        written = update_docs(project.catalog, project.root / "docs")
     except DatasetError as error:
         command = stage_command({"env": env}, ["ablation"])
         raise click.ClickException(f"There is no ablation yet: `{command}` makes one. ({error})") from error
     except ValueError as error:
         raise click.ClickException(f"docs/ablation.md is as it was: {error}") from error
-    click.echo("\n".join(path.relative_to(project).as_posix() for path in written))
+    click.echo("\n".join(path.relative_to(project.root).as_posix() for path in written))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -18,19 +17,17 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-with warnings.catch_warnings(record=True):  # MLflow warns of a class in kedro-mlflow, and no filter reaches that
-    from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
-
 logger = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:///"
 
 
-class TrackingHooks(MlflowHook):
-    """Stands in for the hook that kedro-mlflow registers, which the settings disable.
+class TrackingHooks:
+    """Stands in for the hook that kedro-mlflow registers, which the settings disable, and hands on to one like it.
 
     What differs:
 
+    - MLflow, which takes seconds to import, is imported when a session begins: commands that run nothing do without;
     - a relative SQLite path in mlflow.yml is meant from the project root, and its folder is made when missing;
     - parameters are left to `LineageHooks`: kedro-mlflow logs a Pydantic block as one long text;
     - an interrupted run ends as KILLED, not FINISHED;
@@ -38,47 +35,73 @@ class TrackingHooks(MlflowHook):
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._available = True
+        self._hook: Any = None  # kedro-mlflow's, as long as there is MLflow to be had
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Set up MLflow for a session."""
-        self._available = True
-        self.run_id = None
+        with warnings.catch_warnings(
+            record=True
+        ):  # MLflow warns of a class in kedro-mlflow, and no filter reaches that
+            from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook  # noqa: PLC0415 - slow to import
+
+        self._hook = MlflowHook()
         self._attempt(self._set_up, context)
+
+    @hook_impl
+    def after_catalog_created(
+        self,
+        catalog: DataCatalog,
+        conf_catalog: dict[str, Any],
+        conf_creds: dict[str, Any],
+        parameters: dict[str, Any],
+        save_version: str,
+        load_versions: dict[str, str],
+    ) -> None:
+        """Name kedro-mlflow's metrics after their entries, where there are any: to look makes every dataset, slowly."""
+        if self._hook is not None and "kedro_mlflow" in str(conf_catalog):
+            self._hook.after_catalog_created(catalog, conf_catalog, conf_creds, parameters, save_version, load_versions)
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Start the MLflow run."""
-        self.run_id = None
-        self._attempt(super().before_pipeline_run, run_params, pipeline, catalog)
+        if self._hook is not None:
+            self._hook.run_id = None
+            self._attempt(self._hook.before_pipeline_run, run_params, pipeline, catalog)
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: DataCatalog, inputs: dict[str, Any], is_async: bool) -> None:
         """Make the run the active one in a worker thread too, so that nodes can log metrics to it."""
+        run_id = getattr(self._hook, "run_id", None)
+        if run_id is None:
+            return
+        import mlflow  # noqa: PLC0415 - slow to import
+
         active = mlflow.active_run()
         # Opening a run that this thread has open already would open it twice, and only one is closed at the end.
-        if self.run_id is not None and (active is None or active.info.run_id != self.run_id):
-            self._attempt(super().before_node_run, node, catalog, {}, is_async)
+        if active is None or active.info.run_id != run_id:
+            self._attempt(self._hook.before_node_run, node, catalog, {}, is_async)
 
     @hook_impl
     def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         """End the MLflow run as FINISHED."""
-        self._attempt(super().after_pipeline_run, run_params, pipeline, catalog)
+        if self._hook is not None:
+            self._attempt(self._hook.after_pipeline_run, run_params, pipeline, catalog)
 
     @hook_impl
     def on_pipeline_error(
         self, error: Exception, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
         """End the MLflow run as FAILED."""
-        self._attempt(super().on_pipeline_error, error, run_params, pipeline, catalog)
+        if self._hook is not None:
+            self._attempt(self._hook.on_pipeline_error, error, run_params, pipeline, catalog)
 
     @hook_impl
     def on_pipeline_interrupt(self, interrupt: KeyboardInterrupt) -> None:
         """End the MLflow run as KILLED."""
-        if self.run_id is not None and not self._already_active_mlflow:
-            self._attempt(self._kill, self.run_id)
+        run_id = getattr(self._hook, "run_id", None)
+        if run_id is not None and not self._hook._already_active_mlflow:
+            self._attempt(self._kill, run_id)
 
     def _set_up(self, context: KedroContext) -> None:
         context.config_loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
@@ -88,22 +111,21 @@ class TrackingHooks(MlflowHook):
             settings = {}
         context.config_loader["mlflow"] = _inside_project(settings, context.project_path)
         with _one_retry():
-            super().after_context_created(context)
+            self._hook.after_context_created(context)
 
     def _kill(self, run_id: str) -> None:
+        import mlflow  # noqa: PLC0415 - slow to import
+
         while mlflow.active_run():
             mlflow.end_run("KILLED")
-        self.mlflow_config.server._mlflow_client.set_terminated(run_id, "KILLED")
+        self._hook.mlflow_config.server._mlflow_client.set_terminated(run_id, "KILLED")
 
     def _attempt(self, action: Callable[..., None], *arguments: Any) -> None:
         """Do something with MLflow, or turn it off for this session with one warning: results matter more than logs."""
-        if not self._available:
-            return
         try:
             action(*arguments)
         except Exception as error:
-            self._available = False
-            self.run_id = None
+            self._hook = None
             logger.warning("MLflow is not available, this run is not tracked (further): %s", _first_line(error))
 
 

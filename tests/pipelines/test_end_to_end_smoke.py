@@ -58,6 +58,14 @@ def test_every_artifact_is_there_once(smoke, default_run):
     assert smoke.versions("policy_adapter", "06_models") == [default_run]
 
 
+def test_the_same_run_again_keeps_everything(smoke, default_run):
+    """What draws at random and what reads models is as fresh as any other."""
+    again = smoke.run(benchmark_evaluation={"seed": 7})
+    for name, layer in (*TABLES.items(), ("policy_adapter", "06_models"), ("report.html", "08_reporting")):
+        assert smoke.versions(name, layer) == [default_run], name
+    assert smoke.tracked(again).data.tags["kept.policy_adapter"] == default_run
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_opens_in_plotly(smoke, default_run, name):
     figure = plotly.io.from_json(json.dumps(smoke.record(name)))
@@ -151,7 +159,7 @@ def test_parts_of_answers_are_kept_until_they_are_saved(smoke, default_run, monk
     assert smoke.versions("predictions", "07_model_output")[:-1] == before
     assert shards(smoke) == [], "what is saved is not kept twice"
     calls[:] = range(10)
-    smoke.run("benchmark_evaluation", benchmark_evaluation=changed)
+    smoke.run("benchmark_evaluation", force=True, benchmark_evaluation=changed)
     pd.testing.assert_frame_equal(smoke.table("predictions"), resumed)
     assert len(calls) - 10 == asked + 4
 
@@ -315,7 +323,7 @@ def test_a_stage_runs_again_alone_from_the_artifacts(smoke, default_run, stage):
     }[stage]
     untouched = [(n, layer) for n, layer in TABLES.items() if n not in {name for name, _ in outputs}]
     before = {name: smoke.versions(name, layer) for name, layer in untouched}
-    version = smoke.run(stage)
+    version = smoke.run(stage, force=True)
     for name, layer in outputs:
         assert smoke.versions(name, layer)[-1] == version, name
     made = {"training_rollouts"} if stage == "policy_training" else set()
@@ -324,7 +332,7 @@ def test_a_stage_runs_again_alone_from_the_artifacts(smoke, default_run, stage):
 
 
 def test_the_same_seed_gives_the_same_adapter(smoke, default_run):
-    version = smoke.run("policy_training")
+    version = smoke.run("policy_training", force=True)
     folder = smoke.folder("policy_adapter", "06_models")
     weights = [
         (folder / v / "policy_adapter" / "adapter_model.safetensors").read_bytes() for v in (default_run, version)
@@ -367,7 +375,8 @@ def test_the_evaluation_shows_what_the_policy_was_trained_on(smoke, default_run)
     """Whatever the parameters say by then."""
     smoke.run("benchmark_evaluation")
     before = smoke.table("prediction_mentions")
-    smoke.run("benchmark_evaluation", reward_annotation={"false_mention_cost": 3.0, "template": "no {} at all"})
+    changed = {"false_mention_cost": 3.0, "template": "no {} at all"}
+    smoke.run("benchmark_evaluation", force=True, reward_annotation=changed)
     pd.testing.assert_frame_equal(smoke.table("prediction_mentions"), before)
     assert "no {} at all" not in smoke.page("report")
 

@@ -326,7 +326,7 @@ def test_a_plan_knows_its_sizes(twin):
 
 def test_training_goes_on_from_the_artifacts(twin):
     """The last stage again, alone: the same adapter, bit by bit."""
-    again = twin.run("policy_training")
+    again = twin.run("policy_training", force=True)
     weights = [
         (twin.adapter.parents[1] / version / "policy_adapter" / "adapter_model.safetensors").read_bytes()
         for version in (twin.trained, again)

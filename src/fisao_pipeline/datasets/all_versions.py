@@ -12,6 +12,7 @@ from kedro.utils import find_kedro_project
 from kedro_datasets._typing import JSONPreview
 
 from fisao_pipeline.datasets.atomic import PROVENANCE_FILE, AtomicDataset
+from fisao_pipeline.datasets.contents import HashFile, content_of_files
 from fisao_pipeline.datasets.json_stream import open_json, open_json_lines
 from fisao_pipeline.datasets.preview import read_provenance
 from fisao_pipeline.suggestions import did_you_mean
@@ -125,6 +126,12 @@ class AllVersionsDataset(AbstractDataset[NoReturn, AllVersions]):
             DatasetError: Always.
         """
         raise DatasetError("Versions are written through the entry that they are versions of.")
+
+    def content(self, hash_file: HashFile) -> str:
+        """What tells these versions from any others: all of them, since a node may read any."""
+        versions = self._versions
+        paths = {version: versions.folder / version / versions.folder.name for version in versions.versions()}
+        return content_of_files(paths, hash_file)
 
     def preview(self) -> JSONPreview:
         """The versions, for Kedro-Viz."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path, PurePosixPath
@@ -12,13 +13,14 @@ from typing import Any
 from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
 from kedro_datasets._typing import JSONPreview, TablePreview
 
+from fisao_pipeline.datasets.contents import HashFile, content_of
 from fisao_pipeline.datasets.preview import preview_json, preview_parquet, read_provenance
-from fisao_pipeline.datasets.publish import publish_in_place, publish_version
+from fisao_pipeline.datasets.publish import Recorded, publish_in_place, publish_version
 
 PROVENANCE_FILE = "provenance.json"
 
 
-class AtomicVersions(AbstractVersionedDataset[Any, Any]):
+class AtomicVersions(Recorded, AbstractVersionedDataset[Any, Any]):
     """Base of datasets on a local file system that write into a hidden place and then rename.
 
     A subclass implements `_write(data, path)` and `_read(path)`; versions, publishing and provenance are here.
@@ -52,14 +54,42 @@ class AtomicVersions(AbstractVersionedDataset[Any, Any]):
         )
         with publishing as staged:
             self._write(data, staged)
+            if self._version:
+                self._record(staged, staged.with_name(PROVENANCE_FILE))
 
     def version_path(self, version: str) -> Path:
         """Where a version is, or would be."""
         return Path(self._get_versioned_path(version))
 
-    def provenance_path(self, version: str) -> Path:
+    def provenance_path(self, version: str | None) -> Path | None:
         """Where the record of how a version came about belongs: beside the artifact in the version's folder."""
-        return self.version_path(version).with_name(PROVENANCE_FILE)
+        return None if version is None else self.version_path(version).with_name(PROVENANCE_FILE)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the versions; the artifact itself where there are none."""
+        return Path(self._filepath)
+
+    def versions(self) -> list[str]:
+        """All versions, the oldest first; none for an entry that keeps one artifact."""
+        if not self._version or not self.folder.is_dir():
+            return []
+        with os.scandir(self.folder) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        return [name for name in names if Path(self.folder, name, self.folder.name).exists()]
+
+    def content(self, hash_file: HashFile, at: Path | None = None) -> str:
+        """What tells what would be loaded from anything else.
+
+        Args:
+            hash_file: Hashes a file.
+            at: Looked at instead of what would be loaded.
+
+        Raises:
+            DatasetError: There is no version.
+            OSError: It cannot be read.
+        """
+        return content_of(at or Path(self._get_load_path()), hash_file)
 
     def _write(self, data: Any, path: Path) -> None:
         raise NotImplementedError

@@ -14,8 +14,9 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import JSONPreview
 from PIL import Image
 
+from fisao_pipeline.datasets.contents import HashFile, content_of_files
 from fisao_pipeline.datasets.image_decoding import MAX_PIXELS, UnreadableImageError, decode_image, pixel_digest
-from fisao_pipeline.datasets.publish import publish_in_place, restore_interrupted_swap
+from fisao_pipeline.datasets.publish import Recorded, publish_in_place, restore_interrupted_swap
 from fisao_pipeline.suggestions import how_to_bring
 
 SIDECAR_SUFFIXES = frozenset(
@@ -24,6 +25,7 @@ SIDECAR_SUFFIXES = frozenset(
 SIDECAR_NAMES = frozenset({"thumbs.db", "desktop.ini"})
 # Hidden, so no scan sees it. Only a folder that holds it may be replaced: photos of a user never do.
 OWNED_MARKER = ".written_by_fisao_pipeline"
+PROVENANCE_FILE = ".provenance.json"
 _PREVIEW_NAMES = 20
 
 
@@ -110,7 +112,7 @@ class ImageFolder:
         return ImageCheck(image.width, image.height, digest, pixel_digest(image), encoding=image.format or "")
 
 
-class ImageFolderDataset(AbstractDataset[Iterable[tuple[str, Image.Image | bytes]], ImageFolder]):
+class ImageFolderDataset(Recorded, AbstractDataset[Iterable[tuple[str, Image.Image | bytes]], ImageFolder]):
     """A folder of images on this machine's file system.
 
     Loads an :class:`ImageFolder`. Saves an iterable of ``(file_name, PIL image or encoded bytes)`` by replacing the
@@ -160,6 +162,31 @@ class ImageFolderDataset(AbstractDataset[Iterable[tuple[str, Image.Image | bytes
             (fresh / OWNED_MARKER).touch()
             for file_name, image in data:
                 _write_image(fresh, file_name, image)
+            self._record(fresh, fresh / PROVENANCE_FILE)
+
+    def content(self, hash_file: HashFile, at: Path | None = None) -> str:
+        """What tells the folder's images from any others: their names and bytes.
+
+        Args:
+            hash_file: Hashes a file.
+            at: A folder that is looked at instead of the entry's.
+
+        Raises:
+            DatasetError: There is no such folder.
+        """
+
+        def hash_image(path: Path) -> str:
+            try:
+                return hash_file(path)
+            except OSError:
+                return "unreadable"  # which ingestion lists by name, and goes on
+
+        folder = ImageFolder(at) if at is not None else self.load()
+        return content_of_files({name: folder.root / name for name in folder.files()}, hash_image)
+
+    def provenance_path(self, _version: str | None = None) -> Path:
+        """Inside the folder, hidden, since there is only one."""
+        return self._folder / PROVENANCE_FILE
 
     def preview(self) -> JSONPreview:
         """Count of candidate files and the first names, for Kedro-Viz."""

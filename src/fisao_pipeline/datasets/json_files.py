@@ -10,8 +10,9 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro.utils import find_kedro_project
 from kedro_datasets._typing import JSONPreview
 
+from fisao_pipeline.datasets.contents import HashFile, content_of_files
 from fisao_pipeline.datasets.json_stream import open_json, open_json_lines
-from fisao_pipeline.datasets.publish import publish_in_place
+from fisao_pipeline.datasets.publish import Recorded, publish_in_place
 from fisao_pipeline.suggestions import how_to_bring
 
 _LINE_SUFFIXES = frozenset({".jsonl", ".ndjson"})
@@ -29,7 +30,7 @@ class JsonFile(NamedTuple):
     content: Any
 
 
-class JsonFilesDataset(AbstractDataset[Any, list[JsonFile] | None]):
+class JsonFilesDataset(Recorded, AbstractDataset[Any, list[JsonFile] | None]):
     """No, one or several JSON or JSON Lines files, told apart by their extension.
 
     ``filepath: null`` loads as None, which is how an optional input is left out; a path that is given must exist.
@@ -88,6 +89,19 @@ class JsonFilesDataset(AbstractDataset[Any, list[JsonFile] | None]):
             raise DatasetError(f"{path} exists and is left as it is: set `overwrite: true` or another `filepath`.")
         with publish_in_place(path) as fresh:
             fresh.write_text(_format(path, data), encoding="utf-8")
+        self._record(path, self.provenance_path())
+
+    def content(self, hash_file: HashFile, _at: Path | None = None) -> str:
+        """What tells the files' content from any other, in their order; no files are a content too.
+
+        Raises:
+            OSError: A file is missing or cannot be read.
+        """
+        return content_of_files({f"{n:04d} {path.name}": path for n, path in enumerate(self._paths)}, hash_file)
+
+    def provenance_path(self, _version: str | None = None) -> Path | None:
+        """Beside the file, hidden; None where the entry has none or several, which no run writes."""
+        return self._paths[0].with_name(f".{self._paths[0].name}.provenance.json") if len(self._paths) == 1 else None
 
     def preview(self) -> JSONPreview:
         """Names of the files and the beginning of each, for Kedro-Viz."""

@@ -14,11 +14,7 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import JSONPreview
 
 from fisao_pipeline.datasets.atomic import AtomicDataset
-
-try:
-    import fcntl
-except ImportError:  # Windows: processes that share a folder may do some work twice, to the same end
-    fcntl = None  # type: ignore[assignment]
+from fisao_pipeline.datasets.locks import NoLocksError, lock_file
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -73,12 +69,13 @@ class KeyedFolder:
             DatasetError: The key is no file name.
         """
         _check(key)
-        if fcntl is None:
-            yield True
-            return
         path = self.folder / f".claim-{key}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        claimed = _locked(path, wait)
+        try:
+            claimed = lock_file(path, wait=wait)
+        except NoLocksError:  # processes that share a folder may do some work twice, to the same end
+            yield True
+            return
         if claimed is None:
             yield False
             return
@@ -100,31 +97,6 @@ class KeyedFolder:
 def _check(key: str) -> None:
     if not _KEY.fullmatch(key):
         raise DatasetError(f"Key '{key}' is no file name: letters, digits, '.', '_' and '-' only.")
-
-
-def _locked(path: Path, wait: bool) -> int | None:
-    """A descriptor that holds the lock of a file, which it makes; None when another process holds it."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it before may have removed the file: then others lock a new one, and this lock is nothing.
-            if _same(descriptor, path):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _same(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 class KeyedFolderDataset(AbstractDataset[NoReturn, KeyedFolder]):

@@ -10,8 +10,9 @@ from typing import Any
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import JSONPreview
 
+from fisao_pipeline.datasets.contents import HashFile
 from fisao_pipeline.datasets.preview import preview_json, read_provenance
-from fisao_pipeline.datasets.publish import publish_in_place, restore_interrupted_swap
+from fisao_pipeline.datasets.publish import Recorded, publish_in_place, restore_interrupted_swap
 from fisao_pipeline.models.source import (
     CONFIG_FILE,
     QUANTIZATIONS,
@@ -27,7 +28,7 @@ from fisao_pipeline.models.source import (
 PROVENANCE_FILE = "provenance.json"
 
 
-class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
+class ModelFolderDataset(Recorded, AbstractDataset[Callable[[Path], None], ModelSource]):
     """Loads a `ModelSource` for a model folder or a hub id; saves a folder from a function that writes into it.
 
     ```yaml
@@ -144,6 +145,7 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
             write(staged)
             if not (staged / CONFIG_FILE).is_file():
                 raise DatasetError(f"What was written for '{self._folder}' holds no {CONFIG_FILE}: not a saved model.")
+            self._record(staged, staged / PROVENANCE_FILE)
 
     def resolve_load_version(self) -> str | None:
         """What identifies the weights: a fingerprint of the folder, or the commit of a hub model that is cached."""
@@ -155,6 +157,20 @@ class ModelFolderDataset(AbstractDataset[Callable[[Path], None], ModelSource]):
     def resolve_save_version(self) -> str | None:
         """The fingerprint of what was saved."""
         return self.resolve_load_version()
+
+    def content(self, hash_file: HashFile, at: Path | None = None) -> str:
+        """What identifies the weights, and in what they are loaded: another type or option gives other answers.
+
+        Args:
+            hash_file: Not needed, see `fingerprint`.
+            at: A folder that is looked at instead of the entry's.
+
+        Raises:
+            DatasetError: The model is not here.
+        """
+        loaded = [self._source.dtype, self._source.quantization, dict(self._source.options)]
+        version = fingerprint(at) if at is not None else self.resolve_load_version()
+        return f"{version} {json.dumps(loaded, sort_keys=True, default=str)}"
 
     def provenance_path(self, version: str) -> Path | None:
         """Inside the folder, since there is only one; it does not count for the fingerprint."""

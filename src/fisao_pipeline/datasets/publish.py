@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,6 +18,24 @@ STAGING_PREFIX = ".staging-"
 MANY_FILES = 100
 STALE_AFTER_SECONDS = 24 * 3600
 _PREVIOUS = "previous"
+
+WriteRecord = Callable[[Path, Path], None]
+"""Called with an artifact that is about to be published, and where a record of how it came about belongs."""
+
+
+class Recorded:
+    """A dataset whose next save takes a record along: an artifact is never there without it."""
+
+    _write_record: WriteRecord | None = None
+
+    def record_with(self, write_record: WriteRecord) -> None:
+        """Have a function called once, by the next save."""
+        self._write_record = write_record
+
+    def _record(self, artifact: Path, place: Path) -> None:
+        write_record, self._write_record = self._write_record, None
+        if write_record is not None:
+            write_record(artifact, place)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import JSONPreview
 from PIL import Image
 
+from fisao_pipeline.datasets.contents import HashFile, content_of_files
 from fisao_pipeline.datasets.image_decoding import MAX_PIXELS, UnreadableImageError, decode_image, pixel_digest
 from fisao_pipeline.datasets.image_folder import ImageCheck
 from fisao_pipeline.datasets.json_files import JsonFile
@@ -67,6 +68,11 @@ class SavedRows:
                     )
                 places[name] = (prefix, row)
         return places
+
+    def content(self, hash_file: HashFile, column: str) -> str:
+        """What tells the files of the data set, read by this column, from any others."""
+        files = {path.relative_to(self.root).as_posix(): path for path in self.root.rglob("*") if path.is_file()}
+        return content_of_files(files, hash_file, f"{column} {self.name_column}")
 
     def column(self, name: str) -> dict[str, pa.ChunkedArray]:
         """Return one column by prefix.
@@ -240,6 +246,14 @@ class SavedImagesDataset(AbstractDataset[None, SavedImages]):
         """
         raise DatasetError("A saved data set is read only.")
 
+    def content(self, hash_file: HashFile) -> str:
+        """What tells the data set from any other.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        return self._rows.content(hash_file, self._image_column)
+
     def preview(self) -> JSONPreview:
         """Count of images and the first names, for Kedro-Viz."""
         names = self.load().files()
@@ -308,6 +322,14 @@ class SavedPromptsDataset(AbstractDataset[None, list[JsonFile]]):
             DatasetError: Always.
         """
         raise DatasetError("A saved data set is read only.")
+
+    def content(self, hash_file: HashFile) -> str:
+        """What tells the data set from any other.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        return self._rows.content(hash_file, self._prompt_column)
 
     def _exists(self) -> bool:
         return self._rows.root.is_dir()

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fisao_pipeline.flat_parameters import flatten_parameters
 from fisao_pipeline.params import (
     Arm,
     BenchmarkEvaluationParams,
@@ -17,7 +18,6 @@ from fisao_pipeline.params import (
     Seed,
     comparison_faults,
 )
-from fisao_pipeline.provenance import flatten_parameters
 from fisao_pipeline.suggestions import did_you_mean
 
 SEEDED = ("response_sampling", "policy_training")

@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeVar
 import pandas as pd
 from tqdm.auto import tqdm
 
+from fisao_pipeline.libraries import library_versions
 from fisao_pipeline.models.source import ModelSource, fingerprint, loaded_identity
 from fisao_pipeline.params import BenchmarkEvaluationParams, ResponseSamplingParams
-from fisao_pipeline.provenance import library_versions
 
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from fisao_pipeline.experiments.plot import plot_arms, plot_budget
 from fisao_pipeline.experiments.results import summarise
 from fisao_pipeline.experiments.study import Study
 from fisao_pipeline.experiments.tables import format_study, study_document
+from fisao_pipeline.libraries import library_versions
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.params import (
     BenchmarkEvaluationParams,
@@ -29,7 +30,7 @@ from fisao_pipeline.params import (
 )
 from fisao_pipeline.pipelines.ablation.stages import CatalogStages
 from fisao_pipeline.pipelines.child_runs import child_run
-from fisao_pipeline.provenance import git_state, library_versions
+from fisao_pipeline.provenance import git_state
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -6,6 +6,7 @@ from kedro.pipeline import Pipeline, node
 from kedro.pipeline.node import Node
 
 from fisao_pipeline.pipelines.ablation.nodes import check_study, plot_study, run_study, write_study
+from fisao_pipeline.run_lock import SHARES_FOLDER
 
 
 def study_nodes(study: str, output: str, report: tuple[str, ...] = ()) -> list[Node]:
@@ -54,5 +55,5 @@ def create_pipeline(**_: object) -> Pipeline:
             node(write_study, inputs="ablation_comparison", outputs="ablation_table", name="write_ablation"),
             node(plot_study, inputs="ablation_comparison", outputs=plots, name="plot_ablation"),
         ],
-        tags=["ablation"],
+        tags=["ablation", SHARES_FOLDER],
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from kedro.pipeline import Pipeline
 
 from fisao_pipeline.pipelines.ablation.pipeline import study_nodes
+from fisao_pipeline.run_lock import SHARES_FOLDER
 
 
 def create_pipeline(**_: object) -> Pipeline:
     """Return the study: ingested prompts, models and all stages' parameters in; means over seeds out."""
-    return Pipeline(study_nodes("seed_study", "seed_comparison"), tags=["seed_study"])
+    return Pipeline(study_nodes("seed_study", "seed_comparison"), tags=["seed_study", SHARES_FOLDER])

@@ -1,0 +1,50 @@
+"""Parameters as dotted keys, for records and logs: what could be a secret is not in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+MASK = "***"
+# Not what ends with `tokens`, of which this project has many.
+_SECRET_NAME = re.compile(
+    r"(^|[._])(password|passwd|secret|credentials?|(api|access)_?key|((auth|access|hf)_?)?token)$"
+)
+_IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+
+
+def flatten_parameters(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Spell a node's parameters as dotted keys with plain values, `ppo.clip_range` for instance.
+
+    Args:
+        inputs: A node's inputs by name; only those named `params:…` and `parameters` are looked at. Values are
+            numbers, texts, lists, dicts or Pydantic models, nested as they come.
+
+    Returns:
+        One entry per leaf; a list is one leaf. Values under names such as `password` and users in URLs are masked.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if name == "parameters" or name.startswith("params:"):
+            flat.update(_flatten(name.removeprefix("params:") if name != "parameters" else "", value))
+    return flat
+
+
+def _flatten(key: str, value: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if not isinstance(value, Mapping):
+        return [(key, MASK if _SECRET_NAME.search(key.lower()) and value is not None else masked(value))]
+    return [pair for name, item in value.items() for pair in _flatten(f"{key}.{name}" if key else str(name), item)]
+
+
+def masked(value: Any) -> Any:
+    """A value without what stands before the `@` of a URL, in a text or anywhere in a list."""
+    if isinstance(value, str):
+        return _IN_URL.sub(MASK, value)
+    if isinstance(value, list | tuple):
+        return [masked(item) for item in value]
+    return value
