@@ -17,6 +17,11 @@ TORCH := $(shell grep '^torch==' $(CONSTRAINTS))
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_MUTATION := $(VENV)/.installed-mutation
+INSTALLED_BENCH := $(VENV)/.installed-bench
+# lmms-eval's dependencies clash with ours, so it has an environment of its own.
+LMMS_VENV := .venv-lmms
+LMMS_REQUIREMENTS := .ci/lmms-requirements.txt
+INSTALLED_LMMS := $(LMMS_VENV)/.installed
 # The last file that rendering the pocket pictures writes.
 SCENES := data/01_raw/pocket_scenes/prompts.jsonl
 
@@ -24,8 +29,8 @@ SCENES := data/01_raw/pocket_scenes/prompts.jsonl
 export DO_NOT_TRACK ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev scenes run test test-slow test-gpu lint mutation seeds ablation ablation-docs viz mlflow constraints \
-    clean
+.PHONY: help setup setup-dev scenes run test test-slow test-gpu lint mutation bench seeds ablation ablation-docs viz mlflow \
+    lmms-env constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -43,6 +48,22 @@ $(INSTALLED_DEV): $(INSTALLED)
 
 $(INSTALLED_MUTATION): $(INSTALLED_DEV)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[dev,mutation]'
+	@touch $@
+
+$(INSTALLED_BENCH): $(INSTALLED_DEV)
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[dev,bench]'
+	@touch $@
+
+# The registry's torchvision is built for CUDA; beside the CPU build of torch it cannot be imported, and what asks whether
+# it is there fails. Images are then read without it.
+$(INSTALLED_LMMS): $(LMMS_REQUIREMENTS)
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found: make lmms-env PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(LMMS_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(LMMS_VENV)
+	$(LMMS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet $$(grep '^torch==' $(LMMS_REQUIREMENTS))
+	$(LMMS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --requirement $(LMMS_REQUIREMENTS)
+	@$(LMMS_VENV)/bin/python -c 'import torchvision' 2>/dev/null || \
+	    $(LMMS_VENV)/bin/python -m pip uninstall --quiet --yes torchvision
+	$(LMMS_VENV)/bin/python -c 'import lmms_eval.evaluator'
 	@touch $@
 
 $(SCENES): | $(INSTALLED)
@@ -79,6 +100,11 @@ mutation: $(INSTALLED_MUTATION) ## Break every function of method/ in turn and c
 	$(BIN)/mutmut run --max-children 1
 	@$(BIN)/python .ci/mutation_table.py
 
+bench: $(INSTALLED_BENCH) scenes ## Time us against TRL, plain ways and floors, and write the table into docs/
+	@mkdir -p build
+	$(BIN)/python -m pytest -m bench tests/bench --benchmark-json=build/bench.json --benchmark-columns=median,iqr,rounds
+	$(BIN)/python -m tests.bench.table build/bench.json
+
 seeds: setup scenes ## Run the whole method once per seed and print the means
 	$(KEDRO) run --pipelines=image_ingestion,seed_study
 
@@ -95,9 +121,11 @@ viz: setup ## Open the pipelines and their artifacts in Kedro-Viz
 mlflow: setup ## Open the recorded runs in MLflow
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(KEDRO) mlflow ui
 
+lmms-env: $(INSTALLED_LMMS) ## Make .venv-lmms, in which `kedro run --pipelines=lmms_eval` runs lmms-eval (2.5 GB)
+
 constraints: ## Write .ci/constraints.txt anew from the ranges in pyproject.toml
 	.ci/refresh_constraints "$(PYTHON)"
 
-clean: ## Remove .venv and caches; data/ is left alone
-	rm -rf $(VENV) mutants .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .viz build src/*.egg-info
+clean: ## Remove .venv, .venv-lmms and caches; data/ is left alone
+	rm -rf $(VENV) $(LMMS_VENV) mutants .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .viz build src/*.egg-info
 	find src tests notebooks -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +

@@ -6,13 +6,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fisao_pipeline.params import PopeQuestionsParams, ScorePredictionsParams
+from fisao_pipeline.params import LmmsEvalParams, PopeQuestionsParams, ScorePredictionsParams
 from fisao_pipeline.pipeline_registry import register_pipelines
 
 PROJECT = Path(__file__).parents[1]
 TEXT = (PROJECT / "docs" / "evaluation.md").read_text(encoding="utf-8")
 CONF = PROJECT / "conf" / "base"
-BLOCKS = {"score_predictions": ScorePredictionsParams, "pope_questions": PopeQuestionsParams}
+BLOCKS = {
+    "score_predictions": ScorePredictionsParams,
+    "pope_questions": PopeQuestionsParams,
+    "lmms_eval": LmmsEvalParams,
+}
 
 
 def shipped(name: str) -> dict:
@@ -44,14 +48,15 @@ def test_every_command_names_a_pipeline_and_parameters_that_there_are(command):
 
 
 def test_the_yaml_is_valid():
-    (text,) = re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL)
+    text, of_lmms_eval = re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL)
+    LmmsEvalParams(**merged(shipped("lmms_eval"), yaml.safe_load(of_lmms_eval)["lmms_eval"]))
     params = ScorePredictionsParams(**merged(shipped("score_predictions"), yaml.safe_load(text)["score_predictions"]))
     assert params.benchmarks() == ["chair", "pope"]
     assert len(params.files()) == 11
 
 
 def test_every_benchmark_has_its_section():
-    assert len(COMMANDS) == 5
+    assert len(COMMANDS) == 8
     modules = ["chair", "pope", "amber", "mme", "caption_metrics", "object_halbench", "clip_score"]
     assert [name for name in modules if f"benchmarks/{name}.py`" not in TEXT] == []
 

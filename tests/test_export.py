@@ -73,8 +73,11 @@ def test_export_copies_the_adapter(smoke, tmp_path):
     assert again.exit_code == 1 and "never overwritten" in again.output
 
 
+@pytest.mark.parametrize("reported", ["v2", "v1", None], ids=["report", "report of another", "no report"])
 @pytest.mark.parametrize(("evaluated", "measured"), [("v1", True), ("v0", False)])
-def test_the_evaluation_comes_into_the_card_if_it_is_of_this_adapter(tmp_path, monkeypatch, evaluated, measured):
+def test_the_evaluation_comes_into_the_card_if_it_is_of_this_adapter(
+    tmp_path, monkeypatch, evaluated, measured, reported
+):
     adapter = AdapterFolderDataset(filepath=str(tmp_path / "policy_adapter"), version=Version(None, "v1"))
     adapter.save(AdapterArtifact({"r": 2}, {"a": torch.ones(2, 2)}, CARD))
     entries = {
@@ -86,10 +89,19 @@ def test_the_evaluation_comes_into_the_card_if_it_is_of_this_adapter(tmp_path, m
         saved.save({})
         saved.provenance_path("v2").write_text(json.dumps({"inputs": inputs}))
         entries[name] = AtomicDataset(**where, version=Version(None, None))
+    if reported is not None:
+        where = {"filepath": str(tmp_path / "report.html"), "dataset": "text.TextDataset"}
+        saved = AtomicDataset(**where, version=Version(None, "v3"))
+        saved.save("<p>A report.</p>")
+        saved.provenance_path("v3").write_text(json.dumps({"inputs": {"comparison": reported}}))
+        entries["report"] = AtomicDataset(**where, version=Version(None, None))
     monkeypatch.setattr("fisao_pipeline.benchmarks.comparison.format_table", lambda _comparison: "| CHAIR |")
     said = export_adapter(DataCatalog(entries), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert ("| CHAIR |" in card) == measured == ("with the evaluation's table" in said)
     assert ("Not measured." in card) != measured
+    linked = measured and reported == "v2"
+    assert ("[report.html](report.html)" in card) == linked == (" and report" in said)
+    assert (tmp_path / "out" / "report.html").exists() == linked
     published = tmp_path / "policy_adapter" / "v1" / "policy_adapter" / "README.md"
     assert published.read_text() == CARD, "what was published stays as it was"

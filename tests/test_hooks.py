@@ -149,6 +149,34 @@ def test_one_line_says_what_was_written(toy_project, mlflow_store, listener):
     assert listener.messages == [f"INFO: Complete: table, count (version {version}, MLflow run {run_id})."]
 
 
+def test_a_node_that_asks_is_given_the_records_of_all_it_rests_on(toy_project, mlflow_store, capsys):
+    """Of the versions that it reads, not of the latest; and the place of a report is the last that is said."""
+    project = toy_project()
+    catalog = project / "conf" / "base" / "catalog.yml"
+    catalog.write_text(
+        catalog.read_text()
+        + "lineage:\n  type: fisao_pipeline.datasets.LineageDataset\n"
+        + "report:\n  type: fisao_pipeline.datasets.AtomicDataset\n  dataset: json.JSONDataset\n"
+        + "  filepath: data/report.json\n  versioned: true\n"
+    )
+    (nodes,) = (project / "src").rglob("nodes.py")
+    added = '        Node(lambda count, lineage: lineage, ["count", "lineage"], "report", name="write"),\n    ])'
+    nodes.write_text(nodes.read_text().replace("    ])", f"    {added}", 1))
+    first = run(project)
+    said = capsys.readouterr().out.splitlines()
+    path = project / "data" / "report.json" / first / "report.json"
+    assert said[-1] == f"Report: {path.relative_to(Path.cwd())}"
+    records = json.loads(path.read_text())
+    assert [(one["dataset"], one["version"]) for one in records] == [("count", first), ("table", first)]
+    second = run(project)
+    options = {"node_names": ["write"], "load_versions": {"count": first}}
+    third = run(project, options=options)
+    records = json.loads((project / "data" / "report.json" / third / "report.json").read_text())
+    assert {one["version"] for one in records} == {first} != {second}
+    run(project, options={"node_names": ["count_rows"]})
+    assert "Report:" not in capsys.readouterr().out.splitlines()[-1]
+
+
 @pytest.mark.parametrize("runner", [ThreadRunner(), ParallelRunner(max_workers=2)], ids=["threads", "processes"])
 def test_other_runners_leave_the_same_lineage(toy_project, mlflow_store, runner):
     project = toy_project()

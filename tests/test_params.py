@@ -21,6 +21,8 @@ MODELS = {
     "pocket_scenes": params.PocketScenesParams,
     "pocket_verifier": params.PocketVerifierParams,
     "pocket_vlm": params.PocketVLMParams,
+    "pocket_blip2": params.PocketVerifierParams,
+    "pocket_instructblip": params.PocketVLMParams,
     "seed_study": params.StudyParams,
     "ablation": params.StudyParams,
     "theorem": params.TheoremParams,
@@ -29,6 +31,7 @@ MODELS = {
     "score_predictions": params.ScorePredictionsParams,
     "pope_questions": params.PopeQuestionsParams,
     "compare_runs": params.CompareRunsParams,
+    "lmms_eval": params.LmmsEvalParams,
 }
 
 
@@ -53,7 +56,7 @@ def test_every_model_has_its_block():
     trainers = {params.OptimiserParams, params.PPOParams, params.DPOParams, params.RejectionSamplingParams}
     of_plan = {params.Card, params.Utilisation}
     others = {params.Arm, params.ContrastParams, params.FixedBaseline, params.LoraParams, params.PocketPhase}
-    of_comparison = {params.ComparedRun, params.RunSettings}
+    of_comparison = {params.ComparedRun, params.RunSettings, params.HarnessModel}
     nested = others | of_plan | of_comparison | trainers
     of_scoring = {
         type(value) for _, value in params.ScorePredictionsParams(**load("base")["score_predictions"])
@@ -120,6 +123,8 @@ def test_a_block_never_changes_after_loading(name):
         ("benchmark_evaluation", "num_beams", 1),
         ("benchmark_evaluation", "examples", -1),
         ("benchmark_evaluation", "responses_per_shard", 0),
+        ("response_sampling", "responses_per_shard", 0),
+        ("policy_training", "checkpoint_every_steps", 0),
         ("compare_runs", "runs", {"a b": "latest"}),
         ("compare_runs", "runs", {"a": {"predictions": "latest", "model": "tuned"}}),
         ("compare_runs", "allow_different", ["everything"]),

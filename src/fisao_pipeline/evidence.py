@@ -18,6 +18,7 @@ from kedro.pipeline.node import Node
 
 from fisao_pipeline.datasets.atomic import AtomicVersions
 from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
+from fisao_pipeline.datasets.lineage import LineageDataset
 from fisao_pipeline.file_memory import FileMemory
 from fisao_pipeline.flat_parameters import flatten_parameters
 from fisao_pipeline.node_code import PACKAGE, NodeCode
@@ -110,8 +111,8 @@ class EvidenceOf:
         read = {
             name: dataset
             for name, dataset in datasets.items()
-            # Values by key are work in progress, and each is named by all that it depends on.
-            if not is_parameter(name) and not isinstance(dataset, KeyedFolderDataset)
+            # Values by key are work in progress, each named by all that it depends on; lineage is of the other inputs.
+            if not is_parameter(name) and not isinstance(dataset, KeyedFolderDataset | LineageDataset)
         }
         live = [type(dataset) for dataset in read.values() if dataset and not isinstance(dataset, AtomicVersions)]
         wiring = {f"wiring of {each.name}": _wiring(each) for each in nodes}

@@ -11,7 +11,7 @@ import click
 
 from fisao_pipeline.datasets.preview import read_provenance
 
-CARD = "README.md"
+CARD, REPORT = "README.md", "report.html"
 
 
 def refuse_to_overwrite(output: Path) -> None:
@@ -34,7 +34,7 @@ def evaluated_adapter(catalog: Any) -> str | None:
 
 
 def export_adapter(catalog: Any, output: Path) -> str:
-    """Copy the latest adapter; its card gets the evaluation's table if that is of this very adapter.
+    """Copy the latest adapter; its card gets the evaluation's table and report if these are of this very adapter.
 
     Returns:
         What is in the card, for the user.
@@ -49,23 +49,37 @@ def export_adapter(catalog: Any, output: Path) -> str:
     version = catalog.get("policy_adapter").resolve_load_version()
     card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else None
     measured = card is not None and evaluated_adapter(catalog) == version
+    report = None
     if card is not None and measured:
-        card = with_comparison(card, format_table(catalog.load("comparison")))
+        report = evaluated_report(catalog)
+        card = with_comparison(card, format_table(catalog.load("comparison")), report is not None)
     with publish_in_place(output) as staged:
         shutil.copytree(folder, staged)
         if card is not None:
             (staged / CARD).write_text(card, encoding="utf-8")
+        if report is not None:
+            (staged / REPORT).write_text(report, encoding="utf-8")
     if card is None:
         return f"adapter {version}, made before adapters had a card"
     return f"adapter {version}, its card " + (
-        "with the evaluation's table"
+        f"with the evaluation's table{' and report' if report is not None else ''}"
         if measured
         else "without evaluation: the latest comparison is not of this adapter"
     )
 
 
-def with_comparison(card: str, table: str) -> str:
-    """The card with the held-out table first under its heading "Before and after"."""
+def evaluated_report(catalog: Any) -> str | None:
+    """The latest report if it is of the latest comparison."""
+    if "comparison" not in _inputs(catalog, "report"):
+        return None
+    latest = catalog.get("comparison").resolve_load_version()
+    return catalog.load("report") if _inputs(catalog, "report")["comparison"] == latest else None
+
+
+def with_comparison(card: str, table: str, reported: bool) -> str:
+    """The card with the held-out table first under its heading "Before and after", and a link to the report."""
+    if reported:
+        table = f"{table.strip()}\n\nPictures, figures and where all this comes from: [{REPORT}]({REPORT})."
     heading = "## Before and after\n"
     before, found, after = card.partition(heading)
     if not found:
@@ -77,6 +91,8 @@ def _inputs(catalog: Any, name: str, version: str | None = None) -> Mapping[str,
     from kedro.io import DatasetError  # noqa: PLC0415 - slow to import
 
     dataset = catalog.get(name)
+    if dataset is None:
+        return {}
     try:
         version = version or dataset.resolve_load_version()
         record = read_provenance(dataset.provenance_path(version)) if version else None
@@ -136,5 +152,5 @@ def in_project(env: str | None, write: Callable[[Any], str]) -> str:
 
     try:
         return write(open_project(env).catalog)
-    except (DatasetError, ValueError, RuntimeError) as error:
+    except (DatasetError, ValueError, RuntimeError, ImportError) as error:
         raise click.ClickException(f"Nothing was written: {error}") from error

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Names in the catalog: an input that is filled here, and the page whose place is said when a run has ended.
+LINEAGE, REPORT = "lineage", "report"
+
 
 class LineageHooks:
     """Links catalog versions, MLflow runs and commits, and says after each run what it wrote or how to go on.
@@ -113,14 +116,15 @@ class LineageHooks:
         self._tag({f"kept.{name}": str(version) for name, version in kept.items()})
 
     @hook_impl
-    def before_node_run(self, node: Node, catalog: DataCatalog, inputs: dict[str, Any]) -> None:
-        """Note what a node depends on, and log versions and parameters."""
+    def before_node_run(self, node: Node, catalog: DataCatalog, inputs: dict[str, Any]) -> dict[str, Any] | None:
+        """Note what a node depends on, log versions and parameters; hand over the records of its inputs if asked."""
         if catalog is not self._catalog:  # a worker process has its own
             self._catalog, self._gather = catalog, EvidenceOf(self._pipeline, catalog, FileMemory(self._data))
         evidence = self._evidence[node.name] = self._gather.of(node)
         self._started[node.name] = perf_counter()
         self._tag({f"input.{name}": version for name, version in evidence.inputs.items() if version is not None})
         self._log_parameters(flatten_parameters(inputs))
+        return {LINEAGE: self._ancestry(evidence.inputs)} if LINEAGE in node.inputs else None
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
@@ -161,8 +165,12 @@ class LineageHooks:
 
     @hook_impl
     def after_pipeline_run(self) -> None:
-        """Log the run's lineage and say in one line what was written."""
+        """Log the run's lineage, say in one line what was written, and at the very end where the report is."""
         logger.info("%s.", self._finish())
+        report = self._written(REPORT)
+        if report is not None:
+            # Not through the log, which wraps lines: this one is there to be opened.
+            click.echo(f"Report: {report}")
 
     @hook_impl
     def on_pipeline_error(self, error: Exception) -> None:
@@ -214,6 +222,26 @@ class LineageHooks:
             if record is not None and record["kedro_session_id"] == run.kedro_session_id:
                 found[name] = record
         return found
+
+    def _ancestry(self, versions: Mapping[str, str | None]) -> list[dict[str, Any]]:
+        """Records of these artifacts, of what they were made from, and so on, each once."""
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        waiting = [(name, version) for name, version in versions.items() if version is not None]
+        while waiting:
+            name, version = waiting.pop()
+            record = read_provenance(self._provenance_path(name, version))
+            if record is not None and (name, version) not in found:
+                found[name, version] = record
+                waiting += [pair for pair in record["inputs"].items() if pair[1] is not None]
+        return list(found.values())
+
+    def _written(self, name: str) -> Path | None:
+        """Where this run has saved an artifact, as seen from the folder that the command was given in."""
+        version = self._version(name, "resolve_save_version") if self._run and name in self._artifacts() else None
+        if version is None:
+            return None
+        path = self._catalog.get(name).version_path(version)
+        return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
     def _is_done(self, node: Node, artifacts: Mapping[str, Any]) -> bool:
         return all(name in self._saved or name in artifacts for name in node.outputs or [node.name])

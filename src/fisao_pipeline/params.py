@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 class StageParams(BaseModel):
     """Base of all parameter blocks: unknown keys, infinity and NaN are errors; values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Validators are built for the blocks that are used, when they are: all of them would slow down every command.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 Split = Literal["calibration", "training", "probe", "held_out"]
@@ -67,6 +68,10 @@ class ResponseSamplingParams(StageParams):
     calibration_prompts: int = Field(ge=1, description="Calibration prompts at most.")
     batch_size: int = Field(ge=1, description="Completions drawn at once; another size draws other samples.")
     seed: Seed = Field(description="Of every draw.")
+    # It came later; see BenchmarkEvaluationParams.
+    responses_per_shard: int = Field(
+        default=256, ge=1, description="Responses kept on disk at a time; a run that is killed loses no more."
+    )
 
 
 class FixedBaseline(StageParams):
@@ -243,6 +248,10 @@ class PolicyTrainingParams(StageParams):
         description="The round whose adapter is kept: best on the probe, or the last."
     )
     seed: Seed = Field(description="Of the fresh adapter, of shuffling and, by round, of sampling.")
+    # It came later; see BenchmarkEvaluationParams.
+    checkpoint_every_steps: int = Field(
+        default=20, ge=1, description="Optimiser steps between checkpoints; a run that is killed loses no more."
+    )
 
 
 def comparison_faults(
@@ -297,6 +306,9 @@ class BenchmarkEvaluationParams(StageParams):
     num_beams: int = Field(default=5, ge=2, le=64, description="Of the decoding `beam`.")
     drop_unfinished_sentence: bool = Field(
         default=False, description="Whether CHAIR reads a caption that max_new_tokens cut off up to its last sentence."
+    )
+    word_chain: Literal["spans", "reference"] = Field(
+        default="spans", description="How CHAIR finds words in captions; see docs/evaluation.md."
     )
     examples: int = Field(default=5, ge=0, le=1000, description="Of each kind: images won, lost and tied.")
     responses_per_shard: int = Field(
@@ -354,6 +366,29 @@ class CompareRunsParams(StageParams):
     allow_different: tuple[SettingName, ...] = Field(
         description="Settings in which the runs may differ; in any other a difference is refused."
     )
+
+
+class HarnessModel(StageParams):
+    """How lmms-eval loads models of one kind."""
+
+    model: str = Field(min_length=1, description="Its name for the class.")
+    passed: tuple[Literal["device_map", "dtype"], ...] = Field(description="Settings of the backbone that it takes.")
+
+
+class LmmsEvalParams(StageParams):
+    """Which benchmarks lmms-eval measures of base and aligned model, and how."""
+
+    python: str = Field(min_length=1, description="Python of the environment with lmms-eval.")
+    tasks: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], ...] = Field(min_length=1)
+    adapter: str = Field(min_length=1, description="`latest`, a version of `policy_adapter`, or a PEFT folder.")
+    harness_models: dict[str, HarnessModel] = Field(description="By the kind of the backbone, its `model_type`.")
+    model_args: dict[str, str | int | float | bool] = Field(description="More arguments of lmms-eval's class.")
+    include_path: str | None = Field(min_length=1, description="Folder of task files of one's own.")
+    limit: int | None = Field(ge=1, description="Questions of each task at most; null is all.")
+    offline: bool = Field(description="Whether nothing may be downloaded.")
+    bootstrap_resamples: int = Field(ge=100)
+    confidence: float = Field(gt=0.5, lt=1)
+    seed: Seed
 
 
 class PopeQuestionsParams(StageParams):
@@ -514,14 +549,16 @@ def _paths(key: str, value: Any) -> list[tuple[str, str]]:
 
 
 class ReportingParams(StageParams):
-    """How the figures and the case-study page are drawn."""
+    """How the figures and the report are drawn."""
 
     bins: int = Field(ge=2, le=500, description="Of the histograms, and of the overlap coefficient.")
     max_points: int = Field(ge=1, description="Points of a scatter plot at most; correlations are of all responses.")
     bootstrap_resamples: int = Field(ge=100)
     confidence: float = Field(gt=0.5, lt=1)
-    cases: int = Field(ge=1, le=200, description="Pictures on the case-study page.")
-    picture_pixels: int = Field(ge=16, le=2048, description="Longest side of a picture on the page.")
+    picture_pixels: int = Field(ge=16, le=2048, description="Longest side of a picture in the report.")
+    pictures_bytes: int = Field(
+        ge=10_000, description="Of all pictures in the report; where they would be heavier, all are made coarser."
+    )
     seed: Seed = Field(description="Of the resampling.")
 
 
@@ -533,7 +570,7 @@ class PocketScenesParams(StageParams):
 
 
 class PocketVerifierParams(StageParams):
-    """The recipe of the pocket CLIP."""
+    """The recipe of a pocket verifier, CLIP or BLIP-2."""
 
     scenes: int = Field(ge=8, description="Scenes rendered for training.")
     steps: int = Field(ge=1)
@@ -549,7 +586,7 @@ class PocketVerifierParams(StageParams):
 
 
 class PocketPhase(StageParams):
-    """One phase of the pocket VLM's training."""
+    """One phase of a pocket captioner's training."""
 
     steps: int = Field(ge=1)
     learning_rate: float = Field(gt=0, description="Peak of a cosine schedule.")
@@ -557,7 +594,7 @@ class PocketPhase(StageParams):
 
 
 class PocketVLMParams(StageParams):
-    """The recipe of the pocket LLaVA."""
+    """The recipe of a pocket captioner, LLaVA or InstructBLIP."""
 
     scenes: int = Field(ge=8, description="Scenes rendered for training.")
     phases: tuple[PocketPhase, ...] = Field(min_length=1)

@@ -7,7 +7,9 @@ from fisao_pipeline.pipelines import (
     benchmark_evaluation,
     compare_runs,
     image_ingestion,
+    lmms_eval,
     plan,
+    pocket_instructblip,
     pocket_world,
     policy_training,
     pope_questions,
@@ -23,9 +25,9 @@ def register_pipelines() -> dict[str, Pipeline]:
     """Make every pipeline of the project.
 
     Returns:
-        The five stages, `train` (the first four), `__default__` (all five), `pocket_world`; `score_predictions`,
-        `clip_score`, `pope_questions`; `compare_runs`, `plan`, `seed_study`, `ablation` and
-        `theorem`.
+        The five stages, `train` (the first four), `__default__` (all five); `pocket_world`, `pocket_instructblip`;
+        `score_predictions`, `clip_score`, `pope_questions`; `compare_runs`, `lmms_eval`, `plan`, `seed_study`,
+        `ablation` and `theorem`.
     """
     training_stages = {
         "image_ingestion": image_ingestion.create_pipeline(),
@@ -41,11 +43,13 @@ def register_pipelines() -> dict[str, Pipeline]:
         **training_stages,
         "benchmark_evaluation": evaluation,
         "compare_runs": compare_runs.create_pipeline(),
+        "lmms_eval": lmms_eval.create_pipeline(),
         "plan": plan.create_pipeline(),
         "score_predictions": score_predictions.create_pipeline(),
         "clip_score": score_predictions.create_clip_pipeline(),
         "pope_questions": pope_questions.create_pipeline(),
         "pocket_world": pocket_world.create_pipeline(),
+        "pocket_instructblip": pocket_instructblip.create_pipeline(),
         "seed_study": seed_study.create_pipeline(),
         "theorem": theorem.create_pipeline(),
         "ablation": ablation.create_pipeline(),

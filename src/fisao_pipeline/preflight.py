@@ -22,6 +22,7 @@ from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
 from fisao_pipeline.datasets.model_folder import ModelFolderDataset
 from fisao_pipeline.datasets.saved_dataset import SavedImagesDataset, SavedPromptsDataset
 from fisao_pipeline.determinism import determinism_fault, is_deterministic
+from fisao_pipeline.models.source import incomplete
 from fisao_pipeline.params import (
     PolicyTrainingParams,
     ResponseSamplingParams,
@@ -218,7 +219,7 @@ def _own_words(dataset: _Brought) -> list[str]:
                 f"`python -m fisao_pipeline convert {place}{revision} --output=data/06_models/{Path(place).name}` "
                 "makes safetensors of them; then name that folder as `filepath`"
             ]
-        return [f"the model '{place}' is not complete: {', '.join(lacking)} missing. Download or copy it again."]
+        return [incomplete(dataset.source, lacking)]
     return []
 
 

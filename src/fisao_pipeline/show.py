@@ -7,6 +7,7 @@ import click
 from fisao_pipeline.benchmarks.comparison import format_table
 
 NEXT_STEPS = """
+Pictures, figures, lineage:    {report}
 Runs, parameters and metrics:  kedro mlflow ui   then http://127.0.0.1:5000
 Pipelines and artifacts:       kedro viz run     then http://127.0.0.1:4141
 (after `source .venv/bin/activate`; or `make mlflow` and `make viz`)"""
@@ -22,12 +23,14 @@ def main(env: str | None) -> None:
     from fisao_pipeline.resume import stage_command  # noqa: PLC0415
 
     try:
-        comparison = open_project(env).catalog.load("comparison")
+        catalog = open_project(env).catalog
+        comparison, report = catalog.load("comparison"), catalog.get("report")
+        version = report.resolve_load_version() if report.exists() else None
     except DatasetError as error:
         command = stage_command({"env": env}, ["benchmark_evaluation"])
         raise click.ClickException(f"There is no comparison yet: `{command}` makes one. ({error})") from error
     click.echo(format_table(comparison))
-    click.echo(NEXT_STEPS)
+    click.echo(NEXT_STEPS.format(report=report.version_path(version) if version else "no report yet"))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -194,6 +195,39 @@ def test_nouns_of_the_built_in_tagger():
 def test_a_model_that_is_not_installed_is_named_with_its_command():
     with pytest.raises(ValueError, match="python -m spacy download no_such_model"):
         choose_similarity("no_such_model")
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory) -> str:
+    """A spaCy model like en_core_web_lg, of three words whose cosines are known by hand."""
+    spacy = pytest.importorskip("spacy", reason="spaCy is an optional package")
+    nlp = spacy.blank("en")
+    for word, vector in {"lawn": (1, 0), "grass": (0.9, 0.435889894354), "cloud": (0.79, 0.613106843)}.items():
+        nlp.vocab.set_vector(word, np.array(vector, dtype="float32"))
+    folder = tmp_path_factory.mktemp("spacy")
+    nlp.to_disk(folder / "vectors")
+    spacy.blank("en").to_disk(folder / "none")
+    return str(folder / "vectors")
+
+
+@pytest.mark.filterwarnings("ignore:.*W008.*:UserWarning")
+def test_a_cosine_of_a_model_above_four_fifths_is_similar(vectors):
+    similar = choose_similarity(vectors)
+    assert similar("lawn", "grass"), "0.9"
+    assert not similar("lawn", "cloud"), "0.79"
+    assert similar("grass", "cloud"), "0.98"
+    assert not similar("lawn", "unheard-of"), "a word without a vector is similar to none"
+
+
+@pytest.mark.filterwarnings("ignore:.*W008.*:UserWarning")
+def test_the_similarity_of_a_model_rescues_a_noun(vectors):
+    found = item("cloud", truth="grass", hallu="tree", similar=choose_similarity(vectors))
+    assert (found.covered, found.flagged) == ((True,), ())
+
+
+def test_a_model_without_word_vectors_is_refused(vectors):
+    with pytest.raises(ValueError, match="holds no word vectors; use en_core_web_lg"):
+        choose_similarity(vectors.replace("vectors", "none"))
 
 
 def test_real_rows():

@@ -211,6 +211,20 @@ def test_strict_parsing(predictions):
     assert any("pope_precision" in note and "never says yes" in note for note in strict["notes"])
 
 
+def test_the_word_chain_decides_what_is_found_and_stands_beside_the_figures(predictions):
+    """The reference never finds "a bus", and says "ty" of ties."""
+    captions = predictions[predictions["task"] == "caption"]
+    said = captions.assign(response=captions["response"].where(captions["image_id"] != "2", "a bus and two ties"))
+    spans, reference = run(said), run(said, word_chain="reference")
+    assert [report["settings"]["word_chain"] for report in (spans, reference)] == ["spans", "reference"]
+    assert "word chain reference" in format_table(reference)
+    lost = [spans["base"]["greedy"][name]["value"] > reference["base"]["greedy"][name]["value"] for name in FOUND]
+    assert lost == [True] * len(FOUND)
+
+
+FOUND = ("objects_per_caption", "recall", "chair_s")
+
+
 def test_nulls_are_equal_whatever_their_form(predictions):
     captions = predictions[predictions["task"] == "caption"]
     assert run(captions.assign(answer=np.nan)) == run(captions.assign(answer=None)) == run(captions)

@@ -117,6 +117,10 @@ def test_captions_that_name_nothing():
     item = chair_item("1", "nothing", [], word_chain=chain, annotated_categories=COCO.categories)
     silent = category_effects({"base": [item], "aligned": [item]}, QUICK)
     assert silent["categories"] == [] and silent["intervals"] == 0
+    cat = chair_item("1", "a cat", [], word_chain=chain, annotated_categories=COCO.categories)
+    (row,) = category_effects({"base": [cat], "aligned": [item]}, QUICK)["categories"]
+    assert row["base"]["chair_i"] == 1 and row["aligned"]["chair_i"] is None
+    assert (row["aligned"]["mentions"], row["change"]["mentions_per_caption"]["value"]) == (0, -1)
 
 
 # --- images ---------------------------------------------------------------------------------------------------------

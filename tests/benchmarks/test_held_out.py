@@ -184,6 +184,13 @@ def test_the_comparison_by_hand(shown):
     assert comparison["settings"]["n_resamples"] == 100
 
 
+def test_the_word_chain_of_the_parameters_is_the_one_that_is_used(shown):
+    reference = PARAMS.model_copy(update={"word_chain": "reference"})
+    comparison = compare_models(predictions("A dog and a cat."), shown, DECLARED, reference)
+    assert comparison["settings"]["word_chain"] == "reference"
+    assert comparison["base"]["greedy"]["chair_i"]["value"] == 0, "a bus is never found"
+
+
 def test_categories_that_nobody_annotated_are_not_judged(shown):
     """A zebra is in the vocabulary but in no annotation, so nobody can know whether it is there."""
     comparison = compare_models(predictions("A dog, a cat and a zebra."), shown, DECLARED, PARAMS)

@@ -89,8 +89,11 @@ def test_an_unreadable_image_is_named_by_open_and_not_by_the_reason(root):
 
 
 def test_a_missing_folder_says_how_to_get_one(tmp_path):
-    with pytest.raises(DatasetError, match=r"photos does not exist.*pocket_world.*image_folder.filepath"):
+    with pytest.raises(DatasetError, match=r"photos does not exist.*image_folder.filepath.*real_models\.md") as error:
         ImageFolderDataset(filepath=str(tmp_path / "photos")).load()
+    assert "pocket" not in str(error.value).removeprefix(f"Image folder {tmp_path}")
+    with pytest.raises(DatasetError, match=r"images does not exist.*--tags=scenes.*renders.*image_folder.filepath"):
+        ImageFolderDataset(filepath=str(tmp_path / "pocket_scenes" / "images")).load()
 
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path):

@@ -76,7 +76,7 @@ def test_instances_and_captions_come_from_files_that_number_images_each_in_its_w
     }
     manifest, rejected = run(["a.jpg", "b.jpg"], coco([(1, "a.jpg")], [says(1, 1)]), captions)
     assert manifest["captions"]["a.jpg"] == ["A cat.", "Cats."] and manifest["captions"]["b.jpg"] is None
-    assert manifest["objects"]["a.jpg"] == ["cat"]
+    assert manifest["objects"]["a.jpg"] == ("cat",)
     assert manifest["objects"]["b.jpg"] is None, "a captions file says nothing about objects"
     assert dict(manifest["image_id"]) == {"a.jpg": "1", "b.jpg": "56"} and not rejected
 
@@ -84,7 +84,7 @@ def test_instances_and_captions_come_from_files_that_number_images_each_in_its_w
 def test_captions_may_stand_in_a_section_of_their_own():
     content = coco([(1, "a.jpg")], [says(1, 1)], captions=[{"image_id": 1, "caption": "A cat."}])
     manifest, rejected = run(["a.jpg"], content)
-    assert manifest["captions"]["a.jpg"] == ["A cat."] and manifest["objects"]["a.jpg"] == ["cat"] and not rejected
+    assert manifest["captions"]["a.jpg"] == ["A cat."] and manifest["objects"]["a.jpg"] == ("cat",) and not rejected
 
 
 def test_what_cannot_be_used_is_refused_with_its_reason():
@@ -108,13 +108,13 @@ def test_what_cannot_be_used_is_refused_with_its_reason():
         "0.json annotation 2": "neither category nor caption",
         "0.json annotation None": "unknown image id",
     }
-    assert manifest["objects"]["a.jpg"] == ["cat"]
+    assert manifest["objects"]["a.jpg"] == ("cat",)
 
 
 def test_an_image_entry_that_is_repeated_is_refused_once():
     manifest, rejected = run(["a.jpg"], coco([(1, "a.jpg"), ("1", "a.jpg")], [says(1, 1)]))
     assert list(rejected.values()) == ["repeated image entry: id 1 in 0.json"]
-    assert manifest["objects"]["a.jpg"] == ["cat"]
+    assert manifest["objects"]["a.jpg"] == ("cat",)
 
 
 def test_an_id_of_two_images_annotates_neither():
@@ -132,7 +132,7 @@ def test_files_that_number_other_images_alike_both_count_and_the_second_image_go
     manifest, rejected = run(["a.jpg", "train2017/009.jpg", "val2014/COCO_val2014_009.jpg"], train, val)
     assert not rejected
     assert list(manifest["image_id"]) == ["1", "9", "COCO_val2014_009"]
-    assert list(manifest["objects"]) == [[], ["dog"], ["cat"]]
+    assert list(manifest["objects"]) == [(), ("dog",), ("cat",)]
     assert list(manifest["sources"]) == [("0.json",), ("0.json",), ("1.json",)]
 
 
@@ -145,7 +145,7 @@ def test_rows_may_be_any_collection_that_can_be_read_again():
     content = coco([(1, "a.jpg")], [says(1, 1)])
     lazy = MappingProxyType({key: dict.fromkeys(map(Row, rows)).keys() for key, rows in content.items()})
     manifest, rejected = run(["a.jpg"], lazy)
-    assert manifest["objects"]["a.jpg"] == ["cat"] and not rejected
+    assert manifest["objects"]["a.jpg"] == ("cat",) and not rejected
 
 
 class Row(dict):
@@ -157,7 +157,7 @@ def test_a_category_id_with_two_names_is_no_category():
     content = coco([(1, "a.jpg")], [says(1, 1), says(1, 2)])
     content["categories"] = [*CATEGORIES, {"id": 1, "name": "horse"}, {"id": 2, "name": "dog"}]
     manifest, rejected = run(["a.jpg"], content)
-    assert manifest["objects"]["a.jpg"] == ["dog"]
+    assert manifest["objects"]["a.jpg"] == ("dog",)
     assert any("category without one id and one name" in reason for reason in rejected.values())
 
 

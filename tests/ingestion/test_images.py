@@ -83,7 +83,7 @@ def test_a_file_name_that_is_not_utf_8_is_refused_and_storable(tmp_path, make_pa
 
 def test_an_empty_folder_is_an_error_with_a_remedy(tmp_path, make_params):
     (tmp_path / "labels.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"holds no files.*pocket_world.*image_folder\.filepath") as error:
+    with pytest.raises(ValueError, match=r"holds no files.*image_folder\.filepath.*real_models") as error:
         check_images(ImageFolder(tmp_path), make_params())
     assert str(tmp_path) in str(error.value)
 

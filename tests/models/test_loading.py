@@ -1,5 +1,6 @@
 """Loading: what is missing is named, and nothing asks a network."""
 
+import shutil
 import socket
 
 import pytest
@@ -43,6 +44,18 @@ def test_a_hub_id_that_is_not_cached_is_refused_without_asking(no_network, monke
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelNotFoundError, match=r"'organisation/no-model'.*hf download organisation/no-model"):
         load_pretrained(AutoModel, ModelSource("organisation/no-model"))
+
+
+@pytest.mark.parametrize("load", [Policy.load, lambda source: load_pretrained(AutoModel, source)])
+def test_a_model_without_all_of_its_files_is_refused_by_their_names(no_network, world, tmp_path, load):
+    """In a notebook too, where no run looks at the files first."""
+    folder = shutil.copytree(world.policy_source.path_or_id, tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"model' is not complete: the end of model\.safetensors .*tokenizer"):
+        load(ModelSource(str(folder), dtype="float32"))
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

@@ -9,7 +9,7 @@ from tests.backbone_zoo import ZOO, Picture, build
 from tests.pocket_models import stir
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from fisao_pipeline.models import quantization
+from fisao_pipeline.models import packages, quantization
 from fisao_pipeline.models.checkpointing import checkpoint_activations
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.lora import language_tower_name
@@ -44,8 +44,8 @@ def batch_of(policy):
 
 
 def test_without_the_library_it_says_how_to_get_it(four_bit, monkeypatch):
-    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'fisao-pipeline\[quantization\]'"):
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"nf4.*needs bitsandbytes: `pip install 'fisao-pipeline\[quantization\]'"):
         Policy.load(four_bit)
 
 
@@ -55,7 +55,7 @@ def test_a_verifier_is_not_quantized(world):
 
 
 def test_a_device_or_type_that_cannot_is_named(four_bit, monkeypatch):
-    monkeypatch.setattr(quantization, "find_spec", lambda name: name)
+    monkeypatch.setattr(packages, "find_spec", lambda name: name)
     with pytest.raises(ValueError, match="needs a CUDA device"):
         quantization.four_bit_options(AutoModelForImageTextToText, None, four_bit, torch.device("mps"))
     with pytest.raises(ValueError, match="set `dtype: bfloat16`"):
@@ -74,8 +74,6 @@ def test_the_options_of_transformers_cannot_bring_it_in_by_the_back_door(four_bi
 @pytest.mark.parametrize("name", ZOO)
 def test_all_that_is_outside_the_language_tower_is_left_alone_and_all_inside_is_not(name):
     """For every kind of backbone: the names are matched as transformers matches them."""
-    if name == "smolvlm":
-        pytest.importorskip("num2words", reason="SmolVLM's processor needs it")
     from transformers.quantizers.quantizers_utils import should_convert_module
 
     with torch.random.fork_rng(devices=[]):

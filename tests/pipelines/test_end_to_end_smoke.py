@@ -70,16 +70,30 @@ def test_the_same_run_again_keeps_everything(smoke, default_run):
 def test_a_figure_opens_in_plotly(smoke, default_run, name):
     figure = plotly.io.from_json(json.dumps(smoke.record(name)))
     assert figure.data or figure.layout.annotations
-    assert figure.layout.title.text in smoke.page("figures_page")
+    assert figure.layout.title.text in smoke.page("report")
 
 
-def test_the_case_study_shows_held_out_pictures(smoke, default_run):
-    page = smoke.page("case_study")
+def test_the_report_shows_held_out_pictures(smoke, default_run):
+    page = smoke.page("report")
     manifest, predictions = smoke.table("image_manifest"), smoke.table("predictions")
-    shown = manifest[[f"<figcaption>{name}</figcaption>" in page for name in manifest["file_name"]]]
+    shown = manifest[[f"<figcaption>{name}<br>" in page for name in manifest["file_name"]]]
     assert len(shown)
     assert set(shown["image_id"]) <= set(predictions["image_id"])
-    assert page.count("data:image/jpeg;base64,") == page.count("<figcaption>")
+    assert page.count("data:image/webp;base64,") == page.count("<article")
+
+
+def test_the_report_says_where_its_figures_come_from(smoke, default_run):
+    page = smoke.page("report")
+    for text in (default_run, smoke.tracked(default_run).info.run_id, "policy_training", "sha256:"):
+        assert text in page
+    for name in ("comparison", "predictions", "policy_adapter", "training_history", "responses", "image_manifest"):
+        assert f'<th scope="row">{name}</th>' in page
+    assert 'class="warning"' not in page, "all of one run"
+
+
+def test_the_comparison_is_a_table_for_a_paper_too(smoke, default_run):
+    table = smoke.page("comparison_table")
+    assert "greedy decoding: " in table and "| CHAIR_i, % ↓ " in table and "Settings: up to 24 tokens" in table
 
 
 def test_nothing_is_written_outside_the_environments_folder(smoke, default_run):
@@ -117,9 +131,8 @@ def test_the_comparison_has_its_keys(smoke, default_run):
                 assert value is None or low is None or low <= value <= high, (model, decoding, name)
 
 
-def shards(smoke) -> list[str]:
-    folder = smoke.root / "data" / "smoke" / "07_model_output" / "prediction_shards"
-    return sorted(path.name for path in folder.glob("[!.]*"))
+def shards(smoke, entry: str = "07_model_output/prediction_shards") -> list[str]:
+    return sorted(path.name for path in (smoke.root / "data" / "smoke" / entry).glob("[!.]*"))
 
 
 def test_parts_of_answers_are_kept_until_they_are_saved(smoke, default_run, monkeypatch):
@@ -149,6 +162,66 @@ def test_parts_of_answers_are_kept_until_they_are_saved(smoke, default_run, monk
     smoke.run("benchmark_evaluation", force=True, benchmark_evaluation=changed)
     pd.testing.assert_frame_equal(smoke.table("predictions"), resumed)
     assert len(calls) - 10 == asked + 4
+
+
+def test_responses_are_kept_by_part_until_they_are_saved(smoke, default_run, monkeypatch):
+    from fisao_pipeline.models.policy import Policy
+
+    real, calls = Policy.sample, []
+
+    def sample(self, *arguments, **options):
+        calls.append(len(calls))
+        if len(calls) == 2:
+            raise RuntimeError("the GPU is gone")
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Policy, "sample", sample)
+    by_batch = {"responses_per_shard": 1}
+    with pytest.raises(RuntimeError, match="the GPU is gone"):
+        smoke.run("response_sampling", response_sampling=by_batch)
+    assert len(shards(smoke, "04_feature/response_shards")) == 1
+    smoke.run("response_sampling", response_sampling=by_batch)
+    assert len(calls) == 3, "the first of the two batches is not drawn again"
+    assert shards(smoke, "04_feature/response_shards") == []
+    pd.testing.assert_frame_equal(smoke.table("responses"), smoke.table("responses", default_run))
+
+
+def test_a_training_that_is_stopped_goes_on_by_the_command_that_it_prints(smoke, default_run, monkeypatch, caplog):
+    from fisao_pipeline.training import ppo
+
+    real, steps = ppo._update, []
+
+    def update(*arguments):
+        steps.append(len(steps))
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(ppo, "_update", update)
+    options = ["--pipelines=policy_training", "--params=policy_training.checkpoint_every_steps=1"]
+    before = smoke.versions("policy_adapter", "06_models")
+    done = in_this_process(smoke, monkeypatch, *options)
+    assert done.exit_code == 130
+    assert "Stopped after 1 of 2 rounds and 1 steps of the next (3 optimiser steps in all)" in caplog.text
+    (command,) = (line for line in done.stderr.splitlines() if line.startswith("kedro run"))
+    assert "--from-nodes=train_policy" in command and "policy_training.checkpoint_every_steps=1" in command
+    assert len(shards(smoke, "06_models/training_checkpoints")) == 2
+    assert len(shards(smoke, "04_feature/response_shards")) == 1
+    assert smoke.versions("policy_adapter", "06_models") == before
+    done = in_this_process(smoke, monkeypatch, *command.removeprefix("kedro run --env=smoke ").split())
+    assert done.exit_code == 0, f"{done.output} {done.exception}"
+    assert "Going on from a checkpoint" in caplog.text and len(steps) == 5
+    for kept in ("06_models/training_checkpoints", "04_feature/response_shards"):
+        assert shards(smoke, kept) == [], "what is saved is not kept twice"
+    folder = smoke.folder("policy_adapter", "06_models")
+    (*_, latest) = smoke.versions("policy_adapter", "06_models")
+    for name in ("adapter_model.safetensors", "training_run.json"):
+        files = [folder / version / "policy_adapter" / name for version in (default_run, latest)]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
+    times = ["seconds", "tokens_per_second"]
+    histories = [smoke.table("training_history", version).drop(columns=times) for version in (default_run, latest)]
+    pd.testing.assert_frame_equal(*histories)
+    pd.testing.assert_frame_equal(*(smoke.table("training_rollouts", version) for version in (default_run, latest)))
 
 
 def test_beam_search_is_a_decoding_like_the_others(smoke, default_run):
@@ -244,7 +317,8 @@ def test_a_stage_runs_again_alone_from_the_artifacts(smoke, default_run, stage):
             ("prediction_mentions", "07_model_output"),
             ("verifier_errors", "08_reporting"),
             ("reward_shift", "08_reporting"),
-            ("case_study", "08_reporting"),
+            ("report", "08_reporting"),
+            ("comparison_table", "08_reporting"),
         ],
     }[stage]
     untouched = [(n, layer) for n, layer in TABLES.items() if n not in {name for name, _ in outputs}]
@@ -304,7 +378,7 @@ def test_the_evaluation_shows_what_the_policy_was_trained_on(smoke, default_run)
     changed = {"false_mention_cost": 3.0, "template": "no {} at all"}
     smoke.run("benchmark_evaluation", force=True, reward_annotation=changed)
     pd.testing.assert_frame_equal(smoke.table("prediction_mentions"), before)
-    assert "no {} at all" not in smoke.page("case_study")
+    assert "no {} at all" not in smoke.page("report")
 
 
 def kedro(smoke: Smoke, *arguments: str) -> subprocess.CompletedProcess:
@@ -326,7 +400,7 @@ def test_a_stage_runs_from_the_command_line(smoke, default_run):
 
 
 def in_this_process(smoke: Smoke, monkeypatch, *arguments: str) -> Result:
-    """The same command without the seconds that a process of its own takes to import everything."""
+    """A command without the seconds that a process of its own takes to import everything."""
     monkeypatch.chdir(smoke.root)
     bootstrap_project(smoke.root)
     return CliRunner().invoke(find_run_command("fisao_pipeline"), ["--env=smoke", *arguments])

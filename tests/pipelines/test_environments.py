@@ -173,7 +173,7 @@ LESS = {
         "batch_size": 8,
         "bootstrap_resamples": 100,
     },
-    "reporting": {"bootstrap_resamples": 100, "cases": 3},
+    "reporting": {"bootstrap_resamples": 100},
 }
 
 

@@ -5,11 +5,13 @@ of different sizes. Words of their tokenizers are objects of COCO, so that rando
 true is chance, hence the fixed baseline of the environment `smoke`.
 """
 
-import importlib.util
 import json
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 import mlflow
@@ -28,11 +30,15 @@ from tests.verifier_zoo import save_blip2, save_clip, save_siglip
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from fisao_pipeline.commands import cli
+from fisao_pipeline.models.lora import language_tower_name
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.processors import load_processor
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.pocket.scenes import draw_scenes
 from fisao_pipeline.pocket.world import coco_annotations, pictures, prompt_rows
+
+# Each test is a run or two of whole pipelines; on a machine that is busy elsewhere these take minutes.
+pytestmark = pytest.mark.timeout(1200)
 
 # The kind of encoder that an architecture sees with, or one that users would take where it has no text tower.
 VERIFIERS: dict[str, Callable[[Path], Path]] = {
@@ -151,8 +157,6 @@ class Twin:
 def twin(request, tmp_path_factory, mlflow_template) -> Iterator[Twin]:
     """All policies that the runs load are kept, to look at their weights afterwards."""
     name = request.param
-    if name == "smolvlm" and importlib.util.find_spec("num2words") is None:
-        pytest.skip("SmolVLM's processor needs num2words, which is not installed")
 
     def put_models(folder: Path) -> None:
         build(name, folder / "pocket_vlm")
@@ -227,12 +231,23 @@ def test_the_adapter_opens_in_peft_and_says_the_same(twin):
     assert (expected - twin.direct(twin.plain(), twin.processor())).abs().max() > 1e-3, "and not what the base says"
 
 
+def outside_the_adapted_layers_it_is_the_base_model(twin: Twin, merged: Path) -> None:
+    """Vision tower, projector, head and all else, bit by bit, in the files of a merged model."""
+    before, after = twin.plain().state_dict(), twin.plain(merged).state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    tower = language_tower_name(twin.plain())
+    assert len(changed) == 2 * len(SETTINGS["policy_training"]["lora"]["targets"])
+    assert all(name.startswith(f"{tower}.") and name.endswith("_proj.weight") for name in changed)
+
+
 def test_merged_it_is_a_model_like_any_other(twin, tmp_path, monkeypatch):
     monkeypatch.chdir(twin.smoke.root)
     for command in ("merge", "export"):
         done = CliRunner().invoke(cli, [command, "--env=smoke", f"--output={tmp_path / command}"])
         assert done.exit_code == 0, done.output
     assert "with the evaluation's table" in done.output
+    outside_the_adapted_layers_it_is_the_base_model(twin, tmp_path / "merge")
     card = (tmp_path / "export" / "README.md").read_text()
     assert "chair_i" in card or "CHAIR" in card
     adapted = twin.scored(Policy.load(twin.source(), adapter=twin.adapter))
@@ -282,6 +297,7 @@ def test_prompts_beyond_the_context_are_listed_and_never_asked(twin):
 
 def test_the_card_names_the_model_and_what_was_measured(twin):
     card = (twin.adapter / "README.md").read_text()
+    assert re.search(r"\| training \| \d+ \| \d+ \|", card)
     assert "pocket\\_vlm" in card and "its weights: sha256:" in card
     assert "On the probe's prompts" in card and str(twin.smoke.root) not in card
 
@@ -330,27 +346,54 @@ def test_other_trainers_move_the_adapter_too(twin, trainer):
     assert version == twin.smoke.versions("policy_adapter", "06_models")[-1]
 
 
-def test_in_bfloat16_the_reward_reaches_the_adapter_too(twin):
-    """Models of the usual size are loaded in it; adapter, value head and all numbers stay float32."""
-    before = {}
-    for file in (twin.smoke.root / "conf").rglob("catalog*.yml"):
-        before[file] = file.read_text()
-        file.write_text(before[file].replace("dtype: float32", "dtype: bfloat16"))
+@contextmanager
+def catalogs_with(twin: Twin, before: str, after: str) -> Iterator[None]:
+    """Words in all catalogs of the project exchanged, and back."""
+    texts = {file: file.read_text() for file in (twin.smoke.root / "conf").rglob("catalog*.yml")}
+    assert any(before in text for text in texts.values())
+    for file, text in texts.items():
+        file.write_text(text.replace(before, after))
     try:
-        version = twin.run("train")
-        twin.run("benchmark_evaluation")
+        yield
     finally:
-        for file, text in before.items():
+        for file, text in texts.items():
             file.write_text(text)
+
+
+def held_otherwise(twin: Twin, most_gap: float) -> str:
+    """Train and evaluate with weights held in another way; adapter, value head and all numbers stay float32."""
+    version = twin.run("train")
+    twin.run("benchmark_evaluation")
     history = twin.smoke.table("training_history", version)
     numbers = history.iloc[1:].drop(columns=["kept", *(c for c in history if c.startswith("probe"))])
     assert np.isfinite(numbers.to_numpy(dtype=float)).all()
     assert history["kl_k3"].iloc[1] == 0 < history["kl_k3"].iloc[2]
     assert history["ratio_mean"].iloc[1:].tolist() == pytest.approx([1, 1], abs=1e-3)
-    assert (history["logprob_gap"].iloc[1:] < 0.5).all()
+    assert (history["logprob_gap"].iloc[1:] < most_gap).all()
     state = load_file(twin.adapter.parents[1] / version / "policy_adapter" / "adapter_model.safetensors")
     assert all(tensor.dtype == torch.float32 for tensor in state.values())
     assert all(tensor.abs().max() > 1e-5 for name, tensor in state.items() if ".lora_B." in name)
-    assert {row["backbone"] for _, row in twin.smoke.table("responses", version).iterrows()} == {
-        twin.policies[0].identity
-    }
+    return version
+
+
+def test_in_bfloat16_the_reward_reaches_the_adapter_too(twin):
+    """Models of the usual size are loaded in it."""
+    with catalogs_with(twin, "dtype: float32", "dtype: bfloat16"):
+        version = held_otherwise(twin, most_gap=0.5)
+    assert set(twin.smoke.table("responses", version)["backbone"]) == {twin.policies[0].identity}
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes (extra `quantization`) is not installed")
+def test_on_four_bit_weights_the_reward_reaches_the_adapter_too(twin, tmp_path, monkeypatch):
+    """QLoRA, from sampling to the merged model, which is in the 16 or 32 bits that the four were made of."""
+    entry = "06_models/pocket_vlm\n  dtype: float32"
+    with catalogs_with(twin, entry, f"{entry}\n  quantization: nf4"):
+        version = held_otherwise(twin, most_gap=1e-3)
+        monkeypatch.chdir(twin.smoke.root)
+        done = CliRunner().invoke(cli, ["merge", "--env=smoke", f"--output={tmp_path / 'merged'}"])
+    assert done.exit_code == 0, done.output
+    assert "trained on nf4 weights and is now in float32 ones" in done.output
+    assert set(twin.smoke.table("responses", version)["backbone"]) == {f"{twin.policies[0].identity} in nf4"}
+    card = (twin.adapter.parents[1] / version / "policy_adapter" / "README.md").read_text()
+    assert " in nf4" in card
+    outside_the_adapted_layers_it_is_the_base_model(twin, tmp_path / "merged")

@@ -2,10 +2,11 @@
 
 import math
 
+import pandas as pd
 import yaml
 
 from fisao_pipeline.export import with_comparison
-from fisao_pipeline.reporting.model_card import model_card, probe_changes
+from fisao_pipeline.reporting.model_card import SplitData, data_by_split, model_card, probe_changes
 
 
 def card(**changes):
@@ -13,6 +14,7 @@ def card(**changes):
         "base_model": "organisation/model",
         "revision": "abc",
         "identity": "organisation/model@abc",
+        "data": [],
         "settings": {"policy_training.rounds": 3},
         "probe": {},
     }
@@ -63,6 +65,24 @@ def test_a_users_text_is_no_markup():
         "pipeline_tag": "image-text-to-text",
         "tags": ["lora", "ppo", "fisao"],
     }
+
+
+def test_the_data_by_split():
+    manifest = pd.DataFrame(
+        {"image_id": ["1", "2", "3", "4"], "file_name": ["train/a/1.jpg", "more/2.jpg", "train/3.jpg", "4.jpg"]}
+    )
+    prompts = pd.DataFrame(
+        {"image_id": ["3", "1", "1", "2", "4"], "split": ["calibration", "training", "training", "training", "probe"]}
+    )
+    found = data_by_split(prompts, manifest)
+    assert found == [
+        SplitData("calibration", 1, 1, ("train",)),
+        SplitData("training", 3, 2, ("more", "train")),
+        SplitData("probe", 1, 1, ()),
+    ]
+    text = card(data=[*found, SplitData("held_out", 5000, 500, ("<b>|",))])
+    assert "| training | 3 | 2 | more, train |" in text and "| held_out | 5,000 | 500 | \\<b\\>\\| |" in text
+    assert text.index("## Data") < text.index("## Settings")
 
 
 def test_the_probe_before_and_after():

@@ -14,17 +14,16 @@ from fisao_pipeline.method.calibration import Baseline, CalibrationError, ClassS
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.policy import decode_with_offsets
 from fisao_pipeline.params import ContrastParams, FixedBaseline, RewardAnnotationParams
-from fisao_pipeline.training.annotation import (
+from fisao_pipeline.training.annotation import annotate
+from fisao_pipeline.training.baseline import VerifierBaseline, calibrate
+from fisao_pipeline.training.rewards import reward_table
+from fisao_pipeline.training.tables import (
     MENTION_COLUMNS,
     GroundTruth,
-    VerifierBaseline,
-    annotate,
-    calibrate,
     label_mentions,
     mention_table,
     response_labels,
     response_score_table,
-    reward_table,
     score_mentions,
     sentence_scores,
 )
@@ -586,7 +585,7 @@ def test_a_baseline_says_which_settings_it_was_made_with(labelled, responses_of)
 
 def test_a_baseline_of_an_older_version_names_the_command(labelled):
     stored = calibrated(*labelled).to_dict()
-    for missing in ("settings", "thresholds", "rests_on"):
+    for missing in ("settings", "thresholds", "rests_on", "own_encoder"):
         older = {name: value for name, value in stored.items() if name != missing}
         with pytest.raises(ValueError, match=f"does not say its {missing}.*kedro run --pipelines=reward_annotation"):
             VerifierBaseline.from_dict({**older, "template": "a photo of a {}"})

@@ -37,8 +37,6 @@ open_image = Picture()
 )
 def policy(request, tmp_path_factory) -> Policy:
     """With an adapter and a value head that both say something."""
-    if request.param == "smolvlm":
-        pytest.importorskip("num2words", reason="SmolVLM's processor needs it")
     folder = build(request.param, tmp_path_factory.mktemp(request.param))
     torch.manual_seed(0)
     made = stir(Policy.load(ModelSource(str(folder), dtype="float32", device="cpu"), lora=LORA))

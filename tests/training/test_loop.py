@@ -12,10 +12,10 @@ from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.params import OptimiserParams, PolicyTrainingParams, ResponseSamplingParams
-from fisao_pipeline.training.annotation import GroundTruth, label_mentions, mention_table
 from fisao_pipeline.training.loop import PolicyTrainer, probe_numbers
-from fisao_pipeline.training.run import train_adapter
+from fisao_pipeline.training.run import TrainingInputs, train_adapter
 from fisao_pipeline.training.sampling import round_prompts, sample_responses
+from fisao_pipeline.training.tables import GroundTruth, label_mentions, mention_table
 
 VOCABULARY = ObjectVocabulary.load("coco")
 SAMPLING = ResponseSamplingParams(
@@ -69,10 +69,24 @@ PAID_TOKEN = 400
 NO_TRUTH = GroundTruth({}, frozenset())
 
 
+class NoVerifier:
+    """Has no state to be kept."""
+
+    def tensors(self):
+        return {}
+
+    def values(self):
+        return {}
+
+    def restore(self, tensors, values):
+        assert not tensors and not values
+
+
 class ToyAnnotator:
     """Pays one for every occurrence of one token."""
 
     vocabulary = VOCABULARY
+    verifier = NoVerifier()
 
     def __init__(self, world: PocketWorld, truth: GroundTruth = NO_TRUTH):
         self.open_image, self.truth = world.open_image, truth
@@ -146,7 +160,7 @@ def test_the_history_says_what_happened(trained):
     assert history["round"].tolist() == [-1, 0, 1, 2, 3]
     assert history["kept"].tolist() == [False] * 4 + [True]
     assert history["updates"].tolist()[1:] == [8.0] * 4
-    assert trainer.updates == 32
+    assert trainer.state.updates == 32
     assert history.loc[1, "kl"] == 0, "round 0 starts from the reference"
     assert (history["kl_k3"].iloc[2:] > 0).all()
     assert history["logprob_gap"].max() < 1e-3
@@ -303,7 +317,7 @@ def test_without_anything_to_prefer_the_loop_goes_on(world, monkeypatch, caplog)
     with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
         trainer, result = train(world, settings(trainer="dpo", keep="last"))
     assert [f"Round {index} has no pair" in caplog.text for index in (0, 1)] == [True, True]
-    assert trainer.updates == 0
+    assert trainer.state.updates == 0
     assert result.history["round"].tolist() == [-1, 0, 1]
     assert all((t == 0).all() for name, t in result.adapter_state.items() if "lora_B" in name)
 
@@ -462,17 +476,19 @@ def test_an_adapter_from_the_artifacts_of_the_stages(world, tmp_path):
         torch.manual_seed(state)
         results.append(
             train_adapter(
-                **{name: pd.read_parquet(tmp_path / name) for name in tables},
-                manifest=world.manifest,
-                annotated_categories=["dog"],
-                open_image=world.open_image,
-                baseline=done.baseline.to_dict(),
-                backbone=world.policy_source,
-                verifier=world.verifier_source,
-                sampling=SAMPLING,
-                annotation=ANNOTATION,
-                params=settings(keep="last"),
-                log_metrics=lambda metrics, step: None,
+                TrainingInputs(
+                    **{name: pd.read_parquet(tmp_path / name) for name in tables},
+                    manifest=world.manifest,
+                    annotated_categories=["dog"],
+                    baseline=done.baseline.to_dict(),
+                    backbone=world.policy_source,
+                    verifier=world.verifier_source,
+                    sampling=SAMPLING,
+                    annotation=ANNOTATION,
+                    params=settings(keep="last"),
+                ),
+                world.open_image,
+                lambda metrics, step: None,
             )
         )
     result, again = results
@@ -495,19 +511,21 @@ def test_a_first_round_of_other_settings_is_refused_before_a_model_is_loaded(wor
         match=r"temperature was 1\.0 and is 0\.5; reward_annotation\.margin was 0\.0 and is 0\.2; verifier was 'sha",
     ):
         train_adapter(
-            responses=responses,
-            token_rewards=done.token_rewards,
-            prompts=world.prompts,
-            manifest=world.manifest,
-            annotated_categories=[],
-            open_image=world.open_image,
-            baseline=done.baseline.to_dict(),
-            backbone=world.policy_source,
-            verifier=ModelSource(str(world.models / "pocket_vlm")),
-            sampling=SAMPLING.model_copy(update={"temperature": 0.5}),
-            annotation=ANNOTATION.model_copy(update={"margin": 0.2}),
-            params=settings(),
-            log_metrics=lambda metrics, step: None,
+            TrainingInputs(
+                responses=responses,
+                token_rewards=done.token_rewards,
+                prompts=world.prompts,
+                manifest=world.manifest,
+                annotated_categories=[],
+                baseline=done.baseline.to_dict(),
+                backbone=world.policy_source,
+                verifier=ModelSource(str(world.models / "pocket_vlm")),
+                sampling=SAMPLING.model_copy(update={"temperature": 0.5}),
+                annotation=ANNOTATION.model_copy(update={"margin": 0.2}),
+                params=settings(),
+            ),
+            world.open_image,
+            lambda metrics, step: None,
         )
 
 
@@ -520,17 +538,19 @@ def test_a_trainer_that_cannot_learn_is_refused_before_a_model_is_loaded(world):
     done = annotate(responses, world.verifier(), VOCABULARY, NO_TRUTH, ANNOTATION, world.open_image)
     with pytest.raises(ValueError, match=r"ranked_by `annotations` needs annotated training images, and none of the"):
         train_adapter(
-            responses=responses,
-            token_rewards=done.token_rewards,
-            prompts=world.prompts,
-            manifest=world.manifest.assign(objects=None),
-            annotated_categories=["dog"],
-            open_image=world.open_image,
-            baseline=done.baseline.to_dict(),
-            backbone=None,
-            verifier=None,
-            sampling=SAMPLING,
-            annotation=ANNOTATION,
-            params=settings(trainer="dpo", ranked_by="annotations"),
-            log_metrics=lambda metrics, step: None,
+            TrainingInputs(
+                responses=responses,
+                token_rewards=done.token_rewards,
+                prompts=world.prompts,
+                manifest=world.manifest.assign(objects=None),
+                annotated_categories=["dog"],
+                baseline=done.baseline.to_dict(),
+                backbone=None,
+                verifier=None,
+                sampling=SAMPLING,
+                annotation=ANNOTATION,
+                params=settings(trainer="dpo", ranked_by="annotations"),
+            ),
+            world.open_image,
+            lambda metrics, step: None,
         )

@@ -6,10 +6,10 @@ import pandas as pd
 import torch
 
 from fisao_pipeline.method.object_spans import ObjectVocabulary
-from fisao_pipeline.training.annotation import GroundTruth
 from fisao_pipeline.training.learning import RoundData
 from fisao_pipeline.training.ranking import Judge, summed_rewards
 from fisao_pipeline.training.rollouts import RolloutBatch
+from fisao_pipeline.training.tables import GroundTruth
 
 TEXTS = {
     "a dog": 1,

@@ -169,7 +169,9 @@ def test_no_part_is_taken_from_other_prompts_models_or_pictures(world):
     assert len({owners["base"] for owners in [base, *others]}) == 5
     adapted = shard_owners(world.policy_source, world.models / "pocket_verifier", world.manifest, ALL)
     assert adapted["base"] == base["base"] and adapted["aligned"] != base["aligned"]
-    figures = ALL.model_copy(update={"confidence": 0.9, "examples": 2, "drop_unfinished_sentence": True})
+    figures = ALL.model_copy(
+        update={"confidence": 0.9, "examples": 2, "drop_unfinished_sentence": True, "word_chain": "reference"}
+    )
     assert shard_owners(world.policy_source, None, world.manifest, figures) == base
 
 

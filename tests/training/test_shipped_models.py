@@ -29,12 +29,13 @@ from fisao_pipeline.params import (
     RewardAnnotationParams,
 )
 from fisao_pipeline.training import loop
-from fisao_pipeline.training.annotation import Annotation, GroundTruth, annotate
+from fisao_pipeline.training.annotation import Annotation, annotate
 from fisao_pipeline.training.ppo import PPOLearner, ppo_round, rollout_numbers, score_rollouts
 from fisao_pipeline.training.rollouts import RolloutBatch, build_rollouts
-from fisao_pipeline.training.run import train_adapter
+from fisao_pipeline.training.run import TrainingInputs, train_adapter
 from fisao_pipeline.training.sampling import sample_responses, stage_prompts
 from fisao_pipeline.training.scoring import recomputed_logprobs
+from fisao_pipeline.training.tables import GroundTruth
 
 PROJECT = Path(__file__).parents[2]
 SHIPPED = PROJECT / "data" / "06_models"
@@ -343,19 +344,21 @@ def test_sampling_holds_the_logits_of_one_token_a_row(shipped):
 def train(shipped, responses, annotated, steps=None, training=None, **ppo):
     """`policy_training` from the artifacts of the stages before."""
     return train_adapter(
-        prompts=shipped.prompts,
-        manifest=shipped.manifest,
-        annotated_categories=sorted(VOCABULARY.categories),
-        open_image=shipped.open_image,
-        responses=responses,
-        token_rewards=annotated.token_rewards,
-        baseline=annotated.baseline.to_dict(),
-        backbone=shipped.policy_source,
-        verifier=shipped.verifier_source,
-        sampling=SAMPLING,
-        annotation=ANNOTATION,
-        params=TRAINING.model_copy(update={"ppo": ppo_params(**ppo), **(training or {})}),
-        log_metrics=lambda metrics, step: steps.append(metrics) if steps is not None and "kl" not in metrics else None,
+        TrainingInputs(
+            prompts=shipped.prompts,
+            manifest=shipped.manifest,
+            annotated_categories=sorted(VOCABULARY.categories),
+            responses=responses,
+            token_rewards=annotated.token_rewards,
+            baseline=annotated.baseline.to_dict(),
+            backbone=shipped.policy_source,
+            verifier=shipped.verifier_source,
+            sampling=SAMPLING,
+            annotation=ANNOTATION,
+            params=TRAINING.model_copy(update={"ppo": ppo_params(**ppo), **(training or {})}),
+        ),
+        shipped.open_image,
+        lambda metrics, step: steps.append(metrics) if steps is not None and "kl" not in metrics else None,
     )
 
 

@@ -3,11 +3,11 @@
 import pytest
 from tests.training.test_loop import NO_TRUTH, SAMPLING, VOCABULARY, settings
 
-from fisao_pipeline.training.annotation import GroundTruth
 from fisao_pipeline.training.dpo import DPOLearner
 from fisao_pipeline.training.ppo import PPOLearner
 from fisao_pipeline.training.ranking import Judge, summed_rewards
 from fisao_pipeline.training.rejection_sampling import RejectionSamplingLearner
+from fisao_pipeline.training.tables import GroundTruth
 from fisao_pipeline.training.trainers import check_trainer, make_learner
 
 TRUTH = GroundTruth({"i1": {"dog"}}, frozenset({"dog"}))

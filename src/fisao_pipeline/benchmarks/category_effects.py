@@ -6,14 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from fisao_pipeline.benchmarks.bootstrap import BootstrapSettings, Interval, bootstrap_changes
-from fisao_pipeline.benchmarks.chair import ChairItem
+from fisao_pipeline.benchmarks.chair import CATEGORY_COUNTS, ChairItem, category_counts, category_rates
 
 MODELS = ("base", "aligned")
-_COUNTS = ("mentions", "hallucinated", "images", "named")
 _METRICS = {
     "mentions_per_caption": ("mentions", None),
     "hallucinated_per_caption": ("hallucinated", None),
@@ -41,22 +39,20 @@ def category_effects(
         ``note`` that says so. A ratio without a denominator is null.
     """
     settings = settings or BootstrapSettings()
-    totals = {model: _totals(items[model]) for model in MODELS}
-    names = sorted(
-        {name for counts in totals.values() for count in counts.values() for name in count},
-        key=lambda name: (-sum(totals[model]["mentions"][name] for model in MODELS), name),
-    )
+    counts = {model: category_counts(items[model]) for model in MODELS}
+    names = category_rates(pd.concat(counts.values()))["category"].tolist()
+    rates = {model: _by_name(counts[model], names) for model in MODELS}
     metrics = {
         f"{metric}/{name}": (f"{above}/{name}", f"{below}/{name}" if below else "captions")
         for name in names
         for metric, (above, below) in _METRICS.items()
     }
-    tables = [_by_image(items[model], names) for model in MODELS]
+    tables = [_by_image(items[model], counts[model], names) for model in MODELS]
     changes = bootstrap_changes(*tables, metrics, settings) if names else {}
     rows = [
         {
             "category": name,
-            **{model: _counted(totals[model], name) for model in MODELS},
+            **{model: rates[model][name] for model in MODELS},
             "change": {metric: changes[f"{metric}/{name}"][0].to_dict() for metric in _METRICS},
         }
         for name in names
@@ -64,40 +60,21 @@ def category_effects(
     return {"categories": rows, **_multiplicity([change for change, _ in changes.values()], settings)}
 
 
-def _totals(items: Sequence[ChairItem]) -> dict[str, Counter[str]]:
-    return {
-        "mentions": Counter(name for item in items for name in item.mentioned),
-        "hallucinated": Counter(name for item in items for name in item.hallucinated),
-        "images": Counter(name for item in items for name in item.true_objects),
-        "named": Counter(name for item in items for name in item.named),
-    }
+def _by_name(counts: pd.DataFrame, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Counts and rates of every category, also of one that only the other model names."""
+    table = category_rates(counts).set_index("category").reindex(names)
+    table = table.fillna(dict.fromkeys(CATEGORY_COUNTS, 0)).astype(dict.fromkeys(CATEGORY_COUNTS, "int64"))
+    return table.astype(object).where(table.notna(), None).to_dict("index")
 
 
-def _counted(totals: Mapping[str, Counter[str]], name: str) -> dict[str, Any]:
-    counts = {kind: totals[kind][name] for kind in _COUNTS}
-    return {
-        **counts,
-        "chair_i": counts["hallucinated"] / counts["mentions"] if counts["mentions"] else None,
-        "recall": counts["named"] / counts["images"] if counts["images"] else None,
-    }
-
-
-def _by_image(items: Sequence[ChairItem], names: Sequence[str]) -> pd.DataFrame:
-    """One row of counts per image: `captions`, and every count of every category as `count/category`."""
-    images = sorted({item.image_id for item in items})
-    row_of = {image_id: row for row, image_id in enumerate(images)}
-    columns = ["captions", *(f"{count}/{name}" for count in _COUNTS for name in names)]
-    column_of = {column: number for number, column in enumerate(columns)}
-    table = np.zeros((len(images), len(columns)), dtype=np.int32)
-    for item in items:
-        row = table[row_of[item.image_id]]
-        row[0] += 1
-        for count, named in zip(
-            _COUNTS, (item.mentioned, item.hallucinated, item.true_objects, item.named), strict=True
-        ):
-            for name in named:
-                row[column_of[f"{count}/{name}"]] += 1
-    return pd.DataFrame(table, columns=columns).assign(image_id=images)
+def _by_image(items: Sequence[ChairItem], counts: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """One row per image, those of which nothing is said included: `captions`, and every count as `count/category`."""
+    captions = pd.Series(Counter(item.image_id for item in items))
+    table = counts.pivot(index="image_id", columns="category", values=list(CATEGORY_COUNTS))
+    table.columns = [f"{count}/{name}" for count, name in table.columns]
+    wanted = [f"{count}/{name}" for count in CATEGORY_COUNTS for name in names]
+    table = table.reindex(index=captions.index, columns=wanted).fillna(0).astype("int64")
+    return table.assign(captions=captions).rename_axis("image_id").reset_index()
 
 
 def _multiplicity(changes: Sequence[Interval], settings: BootstrapSettings) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +32,7 @@ _COUNTS = (
     "true_objects",
     "repeated_mentions",
 )
+CATEGORY_COUNTS = ("mentions", "hallucinated", "images", "named")
 
 
 @dataclass(frozen=True)
@@ -138,23 +139,37 @@ def chair_metrics(items: Sequence[ChairItem]) -> dict[str, float | int | None]:
     return {**ratios_of_sums(chair_counts(items), CHAIR_METRICS), "n": len(items)}
 
 
-def chair_by_category(items: Sequence[ChairItem]) -> pd.DataFrame:
-    """What is said of each category, most mentioned first.
+def category_counts(items: Sequence[ChairItem]) -> pd.DataFrame:
+    """What is said of each category, image by image; every figure of a category is made of these counts.
 
     Returns:
-        One row per category that is in an image or named: ``category``, ``mentions``, ``hallucinated``, ``chair_i``
-        (hallucinated / mentions), ``images`` (captions whose image shows it), ``named`` (of these, those that name
-        it), ``recall`` (named / images). A ratio without a denominator is NaN.
+        One row per image and category that is in it or named of it: ``image_id``, ``category``, ``mentions``,
+        ``hallucinated`` (mentions of what is not there), ``images`` (captions whose image shows it), ``named`` (of
+        these, those that name it).
     """
-    columns = {
-        "mentions": Counter(category for item in items for category in item.mentioned),
-        "hallucinated": Counter(category for item in items for category in item.hallucinated),
-        "images": Counter(category for item in items for category in item.true_objects),
-        "named": Counter(category for item in items for category in item.named),
-    }
-    categories = sorted({*columns["mentions"], *columns["images"]}, key=lambda name: (-columns["mentions"][name], name))
-    table = pd.DataFrame({name: [count[category] for category in categories] for name, count in columns.items()})
-    table.insert(0, "category", pd.Series(categories, dtype="str"))
+    counts: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0] * len(CATEGORY_COUNTS))
+    for item in items:
+        for column, categories in enumerate((item.mentioned, item.hallucinated, item.true_objects, item.named)):
+            for category in categories:
+                counts[item.image_id, category][column] += 1
+    table = pd.DataFrame(
+        [(*key, *row) for key, row in counts.items()], columns=["image_id", "category", *CATEGORY_COUNTS]
+    )
+    return table.astype({"image_id": "str", "category": "str", **dict.fromkeys(CATEGORY_COUNTS, "int64")})
+
+
+def category_rates(counts: pd.DataFrame) -> pd.DataFrame:
+    """What is said of each category in all images, most mentioned first.
+
+    Args:
+        counts: From `category_counts`.
+
+    Returns:
+        One row per category: ``category``, ``mentions``, ``hallucinated``, ``chair_i`` (hallucinated / mentions),
+        ``images``, ``named``, ``recall`` (named / images). A ratio without a denominator is NaN.
+    """
+    table = counts.groupby("category")[list(CATEGORY_COUNTS)].sum().reset_index()
+    table = table.sort_values(["mentions", "category"], ascending=[False, True], ignore_index=True)
     table.insert(3, "chair_i", table["hallucinated"] / table["mentions"].replace(0, np.nan))
     return table.assign(recall=table["named"] / table["images"].replace(0, np.nan))
 
@@ -242,5 +257,5 @@ def score_chair(
             "captions_without_object": sum(not item.mentioned for item in items),
             "images_with_reference_captions": sum(bool(references.get(image_id)) for image_id in truths),
         },
-        breakdowns={"by_category": chair_by_category(items), "by_position": chair_by_position(items)},
+        breakdowns={"by_category": category_rates(category_counts(items)), "by_position": chair_by_position(items)},
     )

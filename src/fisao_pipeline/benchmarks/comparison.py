@@ -12,7 +12,7 @@ from fisao_pipeline.benchmarks.asked import asked_hashes
 from fisao_pipeline.benchmarks.bootstrap import BootstrapSettings, bootstrap_changes, bootstrap_metrics
 from fisao_pipeline.benchmarks.category_effects import category_effects
 from fisao_pipeline.benchmarks.chair import CHAIR_METRICS, ChairItem, chair_counts, chair_item
-from fisao_pipeline.benchmarks.chair_words import spans_chain
+from fisao_pipeline.benchmarks.chair_words import WordChain, WordChainName, choose_word_chain
 from fisao_pipeline.benchmarks.comparison_inputs import (
     DECODINGS,
     MODELS,
@@ -44,6 +44,7 @@ def compare(
     annotated_categories: Collection[str] | None = None,
     settings: BootstrapSettings | None = None,
     answer_parsing: AnswerParsing = "reference",
+    word_chain: WordChainName = "spans",
     drop_unfinished_sentence: bool = False,
     examples: int = 5,
     same_questions: bool = True,
@@ -67,6 +68,7 @@ def compare(
             than the annotations.
         settings: Bootstrap settings; the defaults when None.
         answer_parsing: How POPE answers are read, see `fisao_pipeline.benchmarks.pope.parse_answer`.
+        word_chain: How CHAIR finds words in captions, see `fisao_pipeline.benchmarks.chair_words`.
         drop_unfinished_sentence: Whether a caption that was cut off is read up to its last whole sentence, see
             `fisao_pipeline.benchmarks.unfinished`; its tokens count as they are.
         examples: Images to show of each kind, at most.
@@ -89,6 +91,7 @@ def compare(
     known = vocabulary.categories if annotated_categories is None else annotated_categories
     known = frozenset(canonical_names(known, vocabulary)[0])
     truths, unknown_names = true_objects(annotations, vocabulary, known)
+    find = choose_word_chain(word_chain, vocabulary)
     notes: list[str] = []
     report: dict[str, Any] = {
         "settings": {
@@ -96,7 +99,7 @@ def compare(
             "confidence": settings.confidence,
             "seed": settings.seed,
             "answer_parsing": answer_parsing,
-            "word_chain": "spans",
+            "word_chain": word_chain,
             "vocabulary_categories": len(vocabulary.categories),
             "annotated_categories": len(known),
             "objects_outside_vocabulary": unknown_names,
@@ -115,7 +118,7 @@ def compare(
     }
     for decoding in (name for name in DECODINGS if (predictions["decoding"] == name).any()):
         rows = predictions[predictions["decoding"] == decoding]
-        scored = _scored_captions(rows, truths, vocabulary, known, drop_unfinished_sentence)
+        scored = _scored_captions(rows, truths, find, known, drop_unfinished_sentence)
         captions = _caption_tables(scored)
         report["settings"]["samples"][decoding] = _sample_sizes(rows, captions, truths)
         report["settings"]["asked"][decoding] = asked_hashes(rows[rows["model"] == "base"])
@@ -142,14 +145,13 @@ Tables = tuple[dict[str, pd.DataFrame], RatioMetrics]
 def _scored_captions(
     rows: pd.DataFrame,
     truths: Mapping[str, Collection[str]],
-    vocabulary: ObjectVocabulary,
+    find: WordChain,
     known: frozenset[str],
     drop_unfinished_sentence: bool,
 ) -> dict[str, pd.DataFrame]:
     """Each model's captions of annotated images with their ``item`` of CHAIR and whether they are ``unfinished``."""
     rows = rows[(rows["task"] == "caption") & rows["image_id"].isin(list(truths))]
     order = ["image_id", "prompt", *(name for name in ("sample_index",) if name in rows), "response"]
-    find = spans_chain(vocabulary)
     scored = {}
     for model in MODELS:
         own = rows[rows["model"] == model].sort_values(order, kind="stable")

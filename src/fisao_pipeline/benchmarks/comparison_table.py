@@ -5,24 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-ROW_TITLES = {
-    "chair_i": "CHAIR_i, % ↓",
-    "chair_s": "CHAIR_s, % ↓",
-    "recall": "object recall, % ↑",
-    "objects_per_caption": "objects per caption",
-    "repeated_mentions": "repeated mentions per caption ↓",
-    "tokens": "tokens per caption",
-    "unlikely_captions": "captions the base finds odd, % ↓",
-    "pope_accuracy": "POPE accuracy, % ↑",
-    "pope_accuracy_random": "POPE accuracy, random, % ↑",
-    "pope_accuracy_popular": "POPE accuracy, popular, % ↑",
-    "pope_accuracy_adversarial": "POPE accuracy, adversarial, % ↑",
-    "pope_precision": "POPE precision, % ↑",
-    "pope_recall": "POPE recall, % ↑",
-    "pope_f1": "POPE F1, % ↑",
-    "pope_yes_ratio": "POPE yes ratio, %",
-    "pope_unparsed": "POPE answers not parsed, %",
-}
+from fisao_pipeline.metric_titles import ROW_TITLES, scale_and_digits
+
 _HEADER = ("metric", "base", "aligned", "change", "relative change")
 
 
@@ -89,7 +73,7 @@ def settings_line(settings: Mapping[str, Any], decoding: str) -> str:
 
 def _row(name: str, base: Mapping[str, Any], aligned: Mapping[str, Any], change: Mapping[str, Any]) -> tuple[str, ...]:
     title = ROW_TITLES.get(name, name)
-    scale, digits = (100, 1) if "%" in title else (1, 2)
+    scale, digits = scale_and_digits(name)
     return (
         title,
         interval_cell(base, scale, digits),

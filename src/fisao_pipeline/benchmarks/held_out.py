@@ -105,7 +105,7 @@ def compare_models(
         predictions: The ``predictions`` table.
         manifest: The ``image_manifest`` table.
         annotated_categories: Names of the categories that the annotations declare: mentions of others are not scored.
-        params: Vocabulary, bootstrap, truncation rule, examples.
+        params: Vocabulary, word chain, bootstrap, truncation rule, examples.
         same_questions: Whether both must have been asked the same prompts as often.
     """
     vocabulary = load_vocabulary(params.vocabulary, "benchmark_evaluation.vocabulary")
@@ -116,6 +116,7 @@ def compare_models(
         vocabulary,
         annotated_categories=annotated_categories,
         settings=BootstrapSettings(params.bootstrap_resamples, params.confidence, params.seed),
+        word_chain=params.word_chain,
         drop_unfinished_sentence=params.drop_unfinished_sentence,
         examples=params.examples,
         same_questions=same_questions,

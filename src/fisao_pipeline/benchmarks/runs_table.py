@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fisao_pipeline.benchmarks.comparison_table import ROW_TITLES, interval_cell, markdown_table, settings_line, title
+from fisao_pipeline.benchmarks.comparison_table import interval_cell, markdown_table, settings_line, title
+from fisao_pipeline.metric_titles import ROW_TITLES, scale_and_digits
 
 
 def runs_document(result: Mapping[str, Any]) -> str:
@@ -61,7 +62,7 @@ def _figures(reference: str, pairs: Mapping[str, Any], decoding: str) -> list[tu
     names = dict.fromkeys(metric for pair in pairs.values() for metric in pair["base"][decoding])
     for metric in names:
         shown = ROW_TITLES.get(metric, metric)
-        scale, digits = (100, 1) if "%" in shown else (1, 2)
+        scale, digits = scale_and_digits(metric)
         having = [pair for pair in pairs.values() if metric in pair["base"][decoding]]
         cells = [interval_cell(having[0]["base"][decoding][metric], scale, digits)]
         for pair in pairs.values():

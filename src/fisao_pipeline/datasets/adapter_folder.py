@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+# Beside an adapter: whose checkpoints are done with once it is there.
+RUN_FILE = "training_run.json"
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class AdapterArtifact:
         state_dict: The adapter's tensors under the names of `peft.get_peft_model_state_dict`.
         model_card: Text of a README.md to put beside the weights, if any.
         base_model: `models.source.identity` of the model that it was trained on, to put beside the weights, if known.
+        training_run: What the run that made it is known by, to put beside the weights, if it kept checkpoints.
     """
 
     config: dict[str, Any]
     state_dict: dict[str, Tensor]
     model_card: str | None = None
     base_model: str | None = None
+    training_run: str | None = None
 
 
 class AdapterFolderDataset(AtomicVersions):
@@ -77,6 +81,8 @@ class AdapterFolderDataset(AtomicVersions):
         _write_weights(data.state_dict, path / WEIGHTS_FILE)
         if data.base_model is not None:
             (path / BASE_MODEL_FILE).write_text(json.dumps({"identity": data.base_model}) + "\n", encoding="utf-8")
+        if data.training_run is not None:
+            (path / RUN_FILE).write_text(json.dumps({"run": data.training_run}) + "\n", encoding="utf-8")
         if data.model_card is not None:
             (path / "README.md").write_text(data.model_card, encoding="utf-8")
 
@@ -85,6 +91,12 @@ class AdapterFolderDataset(AtomicVersions):
         if missing:
             raise DatasetError(f"'{path}' is not an adapter folder: {' and '.join(missing)} missing.")
         return path
+
+
+def training_run(folder: Path) -> str | None:
+    """What the run that made an adapter is known by; None where its folder does not say."""
+    file = folder / RUN_FILE
+    return json.loads(file.read_text(encoding="utf-8"))["run"] if file.is_file() else None
 
 
 def _write_weights(state_dict: dict[str, Tensor], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every version of a versioned table, and tables of the same kind from elsewhere, for a node that compares several."""
+"""Every version of a versioned artifact, and others of its kind from elsewhere, for a node that is told which."""
 
 from __future__ import annotations
 
@@ -47,23 +47,31 @@ class AllVersions:
         Raises:
             DatasetError: There is none of this name, or it cannot be read as a table.
         """
+        name, path = self.find(source)
+        if path.suffix.lower() not in _READ or not path.is_file():
+            raise DatasetError(f"'{source}' is none of {', '.join(_READ)}: a table of predictions is one of these")
+        table = _parquet(path) if path.suffix.lower() == ".parquet" else _from_json(path)
+        return FoundTable(name, table, read_provenance(path.with_name(PROVENANCE_FILE)))
+
+    def find(self, source: str) -> tuple[str, Path]:
+        """Name and place of a version by its name, of the `latest`, or of a file or folder elsewhere.
+
+        Raises:
+            DatasetError: There is none of this name.
+        """
         versions = self.versions()
         version = versions[-1] if source == LATEST and versions else source
         if version in versions:
-            path = self.folder / version / self.folder.name
-            return FoundTable(version, _parquet(path), read_provenance(path.with_name(PROVENANCE_FILE)))
+            return version, self.folder / version / self.folder.name
         # Relative to the project, wherever the command was given.
         path = (find_kedro_project(Path.cwd()) or Path.cwd()) / Path(source).expanduser()
-        if not path.is_file():
+        if not path.exists():
             listed = f"there are {', '.join(versions[-5:])}" if versions else "there are none yet"
             raise DatasetError(
                 f"'{source}' is neither a version of '{self.folder.name}' ({listed}){did_you_mean(source, versions)} "
-                "nor a file"
+                "nor a file or folder"
             )
-        if path.suffix.lower() not in _READ:
-            raise DatasetError(f"'{source}' is none of {', '.join(_READ)}: a table of predictions is one of these")
-        table = _parquet(path) if path.suffix.lower() == ".parquet" else _from_json(path)
-        return FoundTable(source, table, read_provenance(path.with_name(PROVENANCE_FILE)))
+        return source, path
 
 
 def _parquet(path: Path) -> pd.DataFrame:

@@ -57,11 +57,13 @@ class AtomicVersions(Recorded, AbstractVersionedDataset[Any, Any]):
             if self._version:
                 self._record(staged, staged.with_name(PROVENANCE_FILE))
 
+    def version_path(self, version: str) -> Path:
+        """Where a version is, or would be."""
+        return Path(self._get_versioned_path(version))
+
     def provenance_path(self, version: str | None) -> Path | None:
         """Where the record of how a version came about belongs: beside the artifact in the version's folder."""
-        if version is None:
-            return None
-        return Path(self._get_versioned_path(version)).with_name(PROVENANCE_FILE)
+        return self.version_path(version).with_name(PROVENANCE_FILE) if version is not None else None
 
     @property
     def folder(self) -> Path:

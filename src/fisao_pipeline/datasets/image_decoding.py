@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from typing import BinaryIO
 
 import numpy as np
@@ -10,13 +11,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Named one by one: left to itself Pillow also opens formats that run other programs (EPS starts Ghostscript).
 _WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-Image.init()
-FORMATS = tuple(name for name in _WANTED_FORMATS if name in Image.OPEN)
 # Pillow itself refuses above twice its own limit; a larger number here could not be honoured.
 MAX_PIXELS = 2 * 89_478_485
 _FULL_SCALE_16_BIT = 65535
 _DIGEST_BYTES = 16
 _STRIP_PIXELS = 1 << 20
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """The wanted formats that this machine's Pillow was built with; asked late, for it imports all of Pillow's."""
+    Image.init()
+    return tuple(name for name in _WANTED_FORMATS if name in Image.OPEN)
 
 
 class UnreadableImageError(ValueError):
@@ -47,7 +53,8 @@ def decode_image(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except (UnreadableImageError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise UnreadableImageError(f"not a readable image: the content is none of {', '.join(FORMATS)}") from None
+        known = ", ".join(readable_formats())
+        raise UnreadableImageError(f"not a readable image: the content is none of {known}") from None
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"too many pixels: {error}") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, IndexError and others.
@@ -70,7 +77,7 @@ def pixel_digest(image: Image.Image) -> str:
 
 
 def _open_still(stream: BinaryIO, max_pixels: int) -> Image.Image:
-    image = Image.open(stream, formats=FORMATS)
+    image = Image.open(stream, formats=readable_formats())
     width, height = image.size
     if width * height > max_pixels:
         raise UnreadableImageError(f"too many pixels: {width} x {height} is more than {max_pixels}")

@@ -17,6 +17,7 @@ from PIL import Image
 from fisao_pipeline.datasets.contents import HashFile, content_of_files
 from fisao_pipeline.datasets.image_decoding import MAX_PIXELS, UnreadableImageError, decode_image, pixel_digest
 from fisao_pipeline.datasets.publish import Recorded, publish_in_place, restore_interrupted_swap
+from fisao_pipeline.suggestions import how_to_bring
 
 SIDECAR_SUFFIXES = frozenset(
     {".json", ".jsonl", ".txt", ".csv", ".tsv", ".xml", ".md", ".yml", ".yaml", ".html", ".parquet"}
@@ -26,10 +27,6 @@ SIDECAR_NAMES = frozenset({"thumbs.db", "desktop.ini"})
 OWNED_MARKER = ".written_by_fisao_pipeline"
 PROVENANCE_FILE = ".provenance.json"
 _PREVIEW_NAMES = 20
-_REMEDY = (
-    "For the pocket world, `kedro run --pipelines=pocket_world --tags=scenes` with the same --env renders it; "
-    "for images of your own, set `image_folder.filepath` in conf/<env>/catalog.yml."
-)
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,8 @@ class ImageFolderDataset(Recorded, AbstractDataset[Iterable[tuple[str, Image.Ima
         restore_interrupted_swap(self._folder)
         if not self._folder.is_dir():
             found = "is a file, not a folder" if self._folder.exists() else "does not exist"
-            raise DatasetError(f"Image folder {self._folder} {found}. {_REMEDY}")
+            remedy = how_to_bring(self._folder, "`image_folder.filepath`")
+            raise DatasetError(f"Image folder {self._folder} {found}. {remedy}")
         return ImageFolder(self._folder)
 
     def save(self, data: Iterable[tuple[str, Image.Image | bytes]]) -> None:

@@ -13,14 +13,10 @@ from kedro_datasets._typing import JSONPreview
 from fisao_pipeline.datasets.contents import HashFile, content_of_files
 from fisao_pipeline.datasets.json_stream import open_json, open_json_lines
 from fisao_pipeline.datasets.publish import Recorded, publish_in_place
+from fisao_pipeline.suggestions import how_to_bring
 
 _LINE_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 _PREVIEW_CHARACTERS = 2000
-_REMEDY = (
-    "Files of the pocket world are written by `kedro run --pipelines=pocket_world --tags=scenes` with the same "
-    "--env; for files of your own set `filepath` of this entry in conf/<env>/catalog.yml "
-    "(`filepath: null` where you have none)."
-)
 
 
 class JsonFile(NamedTuple):
@@ -121,7 +117,8 @@ class JsonFilesDataset(Recorded, AbstractDataset[Any, list[JsonFile] | None]):
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise DatasetError(f"{path} does not exist. {_REMEDY}")
+        remedy = how_to_bring(path, "`filepath` of this entry (`filepath: null` where you have none)")
+        raise DatasetError(f"{path} does not exist. {remedy}")
     return open_json_lines(path) if path.suffix.lower() in _LINE_SUFFIXES else open_json(path)
 
 

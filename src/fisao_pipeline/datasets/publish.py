@@ -12,6 +12,8 @@ from pathlib import Path
 
 from kedro.io import DatasetError
 
+from fisao_pipeline.datasets.write_errors import write_failure
+
 STAGING_PREFIX = ".staging-"
 MANY_FILES = 100
 STALE_AFTER_SECONDS = 24 * 3600
@@ -114,17 +116,17 @@ def restore_interrupted_swap(target: Path) -> bool:
 @contextmanager
 def _staging(root: Path, name: str) -> Iterator[Path]:
     """A hidden folder of `root`, so on its file system, that is gone when the block ends."""
-    root.mkdir(parents=True, exist_ok=True)
-    _remove_stale(root)
     staging = root / f"{STAGING_PREFIX}{name}-{uuid.uuid4().hex[:12]}"
     try:
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_stale(root)
         staging.mkdir()
         yield staging
-    except DatasetError:
-        raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DatasetError(f"Could not save '{name}' under '{root}': {reason}. What was there is untouched.") from error
+    except Exception as error:  # of any library: each has its own for a full disk
+        reason = write_failure(error, root)
+        if reason is None:
+            raise
+        raise DatasetError(f"Could not save '{name}' under '{root}': {reason} What was there is untouched.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fisao_pipeline.benchmarks.comparison_table import ROW_TITLES, markdown_table
+from fisao_pipeline.benchmarks.comparison_table import markdown_table
+from fisao_pipeline.metric_titles import ROW_TITLES, scale_and_digits
 
 SHORT_TITLES = {
     "chair_i": "CHAIRi ↓",
@@ -141,9 +142,8 @@ def _bases(result: Mapping[str, Any], decoding: str) -> Iterator[tuple[str, Mapp
 
 
 def _number(name: str, value: float, sign: str = "", short: bool = False) -> str:
-    percent = "%" in ROW_TITLES[name]
-    digits = 1 if percent or (short and name == "tokens") else 2
-    return f"{value * (100 if percent else 1):{sign}.{digits}f}"
+    scale, digits = scale_and_digits(name)
+    return f"{value * scale:{sign}.{1 if short and name == 'tokens' else digits}f}"
 
 
 def _short(name: str, summary: Summary | None, key: str) -> str:

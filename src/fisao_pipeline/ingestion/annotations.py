@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -36,7 +37,7 @@ def annotate_images(
     Returns:
         The images (``ANNOTATED_COLUMNS``, in the order of ``images``), the refused annotations, and the sorted names
         of all categories that the files declare, seen in an image or not. ``objects`` are the sorted category names
-        present: an empty list where an image is annotated and empty, None where no instances file lists it.
+        present: an empty tuple where an image is annotated and empty, None where no instances file lists it.
         ``sources`` are the names of the files that list the image, None where there are none. ``image_id`` is the id
         in the first file that lists it, unless another image has that id already.
 
@@ -80,10 +81,15 @@ class _Join:
         self._owners: dict[str, int] = {}
         self._known_sources: dict[tuple[str, ...], tuple[str, ...]] = {}
 
-    def objects(self) -> list[list[str] | None]:
-        """Return the sorted category names of each image."""
+    def objects(self) -> list[tuple[str, ...] | None]:
+        """Return the sorted category names of each image, one tuple for all images that show the same."""
         names = list(self.categories)
-        return [None if bits is None else sorted(names[bit] for bit in _bits(bits)) for bits in self._objects]
+
+        @cache
+        def named(bits: int) -> tuple[str, ...]:
+            return tuple(sorted(names[bit] for bit in _bits(bits)))
+
+        return [None if bits is None else named(bits) for bits in self._objects]
 
     def add_file(self, source: str, content: Any) -> None:
         """Read one COCO file: its images first, then what is said about them."""

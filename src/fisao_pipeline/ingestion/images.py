@@ -14,8 +14,10 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from fisao_pipeline.ingestion.growing import GrowingTable
 from fisao_pipeline.ingestion.rejections import Rejection, rejections_table, summarise
 from fisao_pipeline.params import MAX_ASPECT_RATIO, ImageIngestionParams
+from fisao_pipeline.suggestions import how_to_bring
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +26,6 @@ IMAGE_COLUMNS = ["file_name", "width", "height", "sha256", "pixels"]
 # would take more memory than the tables.
 _BATCH_FILES = 16
 _BATCHES_AHEAD = 8
-_FRAME_ROWS = 100_000
 
 
 class Check(Protocol):
@@ -69,18 +70,17 @@ def check_images(folder: Folder, params: ImageIngestionParams) -> tuple[pd.DataF
     names = folder.files()
     if not names:
         raise ValueError(
-            f"Image folder {folder.root} holds no files that could be images. For the pocket world, run "
-            "`kedro run --pipelines=pocket_world --tags=scenes` with the same --env; for images of your own, set "
-            "`image_folder.filepath` in conf/<env>/catalog.yml to the folder that holds them."
+            f"Image folder {folder.root} holds no files that could be images. "
+            + how_to_bring(folder.root, "`image_folder.filepath`")
         )
-    usable = _Usable()
+    usable = GrowingTable(IMAGE_COLUMNS)
     rejections: list[Rejection] = []
     mislabelled: list[str] = []
     with tqdm(total=len(names), desc="checking images", unit="img", disable=None) as bar:
         for name, check in _checks(folder, names, params):
             reason = _refusal(name, check, params)
             if reason is None:
-                usable.add(name, check)
+                usable.add(name, check.width, check.height, check.sha256, check.pixels)
             else:
                 rejections.append(Rejection("image", name, reason))
             if _is_mislabelled(name, check.encoding):
@@ -93,28 +93,6 @@ def check_images(folder: Folder, params: ImageIngestionParams) -> tuple[pd.DataF
         first = ", ".join(mislabelled[:3])
         logger.info("%d images have another format than their extension says: %s.", len(mislabelled), first)
     return usable.table(), refused
-
-
-class _Usable:
-    """The table of usable images, grown in parts: as Python objects the rows would take five times its memory."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[str, int, int, str, str]] = []
-        self._frames: list[pd.DataFrame] = []
-
-    def add(self, name: str, check: Check) -> None:
-        self._rows.append((name, check.width, check.height, check.sha256, check.pixels))
-        if len(self._rows) == _FRAME_ROWS:
-            self._close_frame()
-
-    def table(self) -> pd.DataFrame:
-        if self._rows or not self._frames:
-            self._close_frame()
-        return pd.concat(self._frames, ignore_index=True) if len(self._frames) > 1 else self._frames[0]
-
-    def _close_frame(self) -> None:
-        self._frames.append(pd.DataFrame(self._rows, columns=IMAGE_COLUMNS))
-        self._rows = []
 
 
 def _checks(folder: Folder, names: list[str], params: ImageIngestionParams) -> Iterator[tuple[str, Check]]:

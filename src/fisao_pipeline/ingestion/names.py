@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 import numpy as np
+import pandas as pd
 
 
 class ImageNames:
@@ -19,7 +20,8 @@ class ImageNames:
     """
 
     def __init__(self, file_names: Iterable[str]) -> None:
-        self._names = list(file_names)
+        # An Arrow array, shared with the table that the names are from: as Python strings they would take thrice that.
+        self._names = pd.Series(file_names, dtype="str").array
         # Rows in the order of the hashes of their base names: a dictionary of the base names of a million images would
         # take five times the memory.
         hashes = np.fromiter((hash(_base(name)) for name in self._names), dtype=np.int64, count=len(self._names))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,6 +13,7 @@ import pandas as pd
 
 from fisao_pipeline.ingestion.annotations import MANIFEST_COLUMNS, NamedContent, image_problem
 from fisao_pipeline.ingestion.copies import DealtImages, deal_images, quarantined_images
+from fisao_pipeline.ingestion.growing import GrowingTable
 from fisao_pipeline.ingestion.names import ImageNames
 from fisao_pipeline.ingestion.rejections import Rejection, as_id, as_text, rejections_table
 from fisao_pipeline.ingestion.splits import allowed_splits, require_splits
@@ -25,18 +25,11 @@ PROMPT_COLUMNS = ["prompt_id", "image_id", "prompt", "split"]
 IMAGE_TOKEN = "<image>"
 # What a tokenizer would read as a control token, not as text: it would end the prompt, or ask for a second image.
 _CONTROL_TOKEN = re.compile(r"</?s>|<(?:pad|unk|bos|eos|image|video)>|<\|[^<>]*\|>")
+_TEMPLATE_PREFIX = "template-"
 _HUMAN = frozenset({"human", "user"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """One prompt on its way: ``split`` is what its row asks for, ``file`` the place of its file, ``image`` its row."""
-
-    prompt_id: str
-    image: int
-    text: str
-    split: str | None = None
-    file: int = 0
+# A prompt on its way: `image` is the row of its image, `asked` the split that its row asks for or nothing, `file` and
+# `number` say where it stands.
+_ON_THE_WAY = ["prompt_id", "image", "prompt", "asked", "file", "number"]
 
 
 class _RefusedError(ValueError):
@@ -69,95 +62,102 @@ def make_prompts(
     """
     allowed = allowed_splits(images["file_name"], images["sources"], params.source_splits)
     rejections: list[Rejection] = []
-    prompts = [] if files is None else _read_files(files, images["file_name"], refused_images, rejections)
+    prompts = _read_files(files or (), images["file_name"], refused_images, rejections)
     asked = _asked_splits(prompts, allowed)
     single = {row: next(iter(splits)) for row, splits in asked.items() if len(splits) == 1}
     dealt = deal_images(images, single, allowed, params)
-    names = images["file_name"]
-    used = [prompt for prompt in prompts if _is_usable(prompt, names, asked, dealt, rejections)]
+    used = prompts[_usable(prompts, images["file_name"], asked, dealt, rejections)]
     if files is not None and params.max_prompts_per_file is not None:
         used = _first_of_each_file(used, files, params.max_prompts_per_file)
-    by_template = (None if files is None else params.template_splits) or ()
-    if files is None or by_template:
-        asked_about = {prompt.image for prompt in prompts}
+    if files is None:
+        used = _template_prompts([row for row in range(len(images)) if row not in dealt.kept_copies], images, params)
+    elif params.template_splits:
+        asked_about = set(prompts["image"])
         wanted = [
             row
             for row, split in enumerate(dealt.splits)
-            if row not in dealt.kept_copies and (files is None or (split in by_template and row not in asked_about))
+            if split in params.template_splits and row not in dealt.kept_copies and row not in asked_about
         ]
-        used += _template_prompts(wanted, images["image_id"], params, used if files is not None else None)
+        used = pd.concat([used, _template_prompts(wanted, images, params, beside=used["prompt_id"])])
     refused = rejections_table(rejections)
-    if not used:
+    if not len(used):
         raise ValueError(f"No usable prompt is left. The first refusals: {refused.head(3).to_dict('records')}")
-    require_splits({dealt.splits[prompt.image] for prompt in used}, params)
     table = _table(used, images["image_id"], dealt.splits)
+    require_splits(table["split"].unique(), params)
     del prompts, used  # Before the manifest, a second table of all images, is made.
     manifest = images[MANIFEST_COLUMNS].drop(index=list(dealt.kept_copies)).reset_index(drop=True)
     return manifest, table, refused, rejections_table(quarantined_images(images, dealt))
 
 
-def _table(prompts: list[_Prompt], image_ids: pd.Series, splits: Sequence[str]) -> pd.DataFrame:
-    ids = list(image_ids)
+def _table(prompts: pd.DataFrame, image_ids: pd.Series, splits: Sequence[str]) -> pd.DataFrame:
+    rows = prompts["image"].to_numpy(dtype="int64")
     columns = {
-        "prompt_id": [prompt.prompt_id for prompt in prompts],
-        "image_id": [ids[prompt.image] for prompt in prompts],
-        "prompt": [prompt.text for prompt in prompts],
-        "split": [splits[prompt.image] for prompt in prompts],
+        "prompt_id": prompts["prompt_id"].array,
+        "image_id": image_ids.array.take(rows),
+        "prompt": prompts["prompt"].array,
+        "split": pd.Series(splits, dtype="str").array.take(rows),
     }
     return pd.DataFrame(columns, columns=PROMPT_COLUMNS, dtype="str")
 
 
 def _template_prompts(
-    rows: Sequence[int], image_ids: pd.Series, params: ImageIngestionParams, others: Sequence[_Prompt] | None
-) -> Iterator[_Prompt]:
-    """Yield the template for each image; beside prompts of files its ids say so and avoid theirs."""
-    text = _template_text(params.template_prompt)
-    taken = {prompt.prompt_id for prompt in others or ()}
-    ids = list(image_ids)
-    for row in rows:
-        prompt_id = ids[row] if others is None else f"template-{ids[row]}"
+    rows: Sequence[int], images: pd.DataFrame, params: ImageIngestionParams, beside: pd.Series | None = None
+) -> pd.DataFrame:
+    """Return the template for each image; beside prompts of files its ids say so and avoid theirs."""
+    ids = list(images["image_id"].array.take(rows))
+    if beside is not None:
+        ids = _free_ids(ids, set(beside[beside.str.startswith(_TEMPLATE_PREFIX)]))
+    return pd.DataFrame({"prompt_id": ids, "image": rows, "prompt": _template_text(params.template_prompt)})
+
+
+def _free_ids(image_ids: Sequence[str], taken: set[str]) -> list[str]:
+    ids = []
+    for image_id in image_ids:
+        prompt_id = f"{_TEMPLATE_PREFIX}{image_id}"
         while prompt_id in taken:
-            prompt_id = f"template-{prompt_id}"
+            prompt_id = f"{_TEMPLATE_PREFIX}{prompt_id}"
         taken.add(prompt_id)
-        yield _Prompt(prompt_id, row, text)
+        ids.append(prompt_id)
+    return ids
 
 
-def _first_of_each_file(prompts: list[_Prompt], files: Sequence[NamedContent], most: int) -> list[_Prompt]:
-    counts = Counter(prompt.file for prompt in prompts)
-    for file, count in sorted(counts.items()):
+def _first_of_each_file(prompts: pd.DataFrame, files: Sequence[NamedContent], most: int) -> pd.DataFrame:
+    for file, count in prompts["file"].value_counts(sort=False).sort_index().items():
         if count > most:
             logger.info("%s: the first %d of %d usable prompts are used.", files[file][0], most, count)
-    seen: Counter[int] = Counter()
-    first = []
-    for prompt in prompts:
-        seen[prompt.file] += 1
-        if seen[prompt.file] <= most:
-            first.append(prompt)
-    return first
+    return prompts[prompts.groupby("file").cumcount() < most]
 
 
 def _read_files(
     files: Sequence[NamedContent], file_names: pd.Series, refused_images: pd.DataFrame, rejections: list[Rejection]
-) -> list[_Prompt]:
+) -> pd.DataFrame:
     usable, refused = ImageNames(file_names), ImageNames(refused_images["name"])
-    prompts: dict[str, _Prompt] = {}
+    prompts = GrowingTable(_ON_THE_WAY)
     for file, (source, content) in enumerate(files):
         if not isinstance(content, Collection) or isinstance(content, Mapping | str):
             raise ValueError(f"{source} holds no list of prompts: write JSON Lines, or a JSON list of LLaVA rows.")
         for number, row in enumerate(content, start=1):
             name = _prompt_id(source, number, row)
             try:
-                reference, text, split = _read_row(row, f"row {number} of {source}")
+                reference, text, asked = _read_row(row, f"row {number} of {source}")
                 found = usable.rows(reference)
                 if len(found) != 1:
                     where = f"{reference} in {source}"
                     raise _RefusedError(image_problem(usable.find(reference), refused.find(reference), where))
-                if name in prompts:
-                    raise _RefusedError(f"duplicate prompt id: row {number} of {source} repeats it")
-                prompts[name] = _Prompt(name, found[0], text, split, file)
+                prompts.add(name, found[0], text, asked or "", file, number)
             except _RefusedError as reason:
                 rejections.append(Rejection("prompt", name, str(reason)))
-    return list(prompts.values())
+    return _without_repeated(prompts.table(), files, rejections)
+
+
+def _without_repeated(
+    prompts: pd.DataFrame, files: Sequence[NamedContent], rejections: list[Rejection]
+) -> pd.DataFrame:
+    repeated = prompts["prompt_id"].duplicated()
+    for name, file, number in prompts.loc[repeated, ["prompt_id", "file", "number"]].itertuples(index=False):
+        reason = f"duplicate prompt id: row {number} of {files[file][0]} repeats it"
+        rejections.append(Rejection("prompt", name, reason))
+    return prompts[~repeated]
 
 
 def _prompt_id(source: str, number: int, row: Any) -> str:
@@ -177,8 +177,7 @@ def _read_row(row: Any, where: str) -> tuple[str, str, str | None]:
     split = row.get("split")
     if split is not None and split not in SPLITS:
         raise _RefusedError(f"unknown split: {split!r} in {where} is none of {', '.join(SPLITS)}")
-    # The one string of that name, not the row's own: a million of them add up.
-    return image, text, None if split is None else SPLITS[SPLITS.index(split)]
+    return image, text, split
 
 
 def _prompt_text(raw: Any, where: str) -> str:
@@ -208,39 +207,47 @@ def _first_question(turns: Any) -> Any:
     return next((turn.get("value") for turn in turns if turn.get("from") in _HUMAN), None)
 
 
-def _asked_splits(prompts: list[_Prompt], allowed: Sequence[tuple[str, ...] | None]) -> dict[int, set[str]]:
+def _asked_splits(prompts: pd.DataFrame, allowed: Sequence[tuple[str, ...] | None]) -> dict[int, set[str]]:
     """Return the splits that rows ask for by image, of those that its source allows."""
     asked: dict[int, set[str]] = defaultdict(set)
-    for prompt in prompts:
-        if prompt.split is not None and prompt.split in (allowed[prompt.image] or SPLITS):
-            asked[prompt.image].add(prompt.split)
+    asking = prompts[prompts["asked"] != ""]
+    for image, split in zip(asking["image"], asking["asked"], strict=True):
+        if split in (allowed[image] or SPLITS):
+            asked[image].add(split)
     return asked
 
 
-def _is_usable(
-    prompt: _Prompt,
+def _usable(
+    prompts: pd.DataFrame,
     names: pd.Series,
     asked: Mapping[int, set[str]],
     dealt: DealtImages,
     rejections: list[Rejection],
-) -> bool:
-    """Whether a prompt can be asked in the split of its image; if not, say why.
+) -> list[bool]:
+    """Whether each prompt can be asked in the split of its image; of those that cannot, say why."""
+    usable = []
+    for name, image, split in zip(prompts["prompt_id"], prompts["image"], prompts["asked"], strict=True):
+        reason = _fault(image, split, names, asked, dealt)
+        usable.append(reason is None)
+        if reason is not None:
+            rejections.append(Rejection("prompt", name, reason))
+    return usable
+
+
+def _fault(image: int, split: str, names: pd.Series, asked: Mapping[int, set[str]], dealt: DealtImages) -> str | None:
+    """Why a prompt cannot be asked, or None.
 
     Rows that ask for two splits of one image are all refused: whichever were kept, the image might be seen in
     training and tested on.
     """
-    reason = None
-    if len(asked.get(prompt.image, ())) > 1:
-        wanted = " and ".join(sorted(asked[prompt.image]))
-        reason = f"conflicting splits: rows ask for {wanted} of {names[prompt.image]}"
-    elif prompt.image in dealt.kept_copies:
-        kept = dealt.kept_copies[prompt.image]
-        reason = f"image was quarantined: {names[prompt.image]} is a copy of {names[kept]} in {dealt.splits[kept]}"
-    elif prompt.split is not None and prompt.split != dealt.splits[prompt.image]:
-        reason = (
-            f"split of another source: the row asks for {prompt.split} of {names[prompt.image]}, which "
-            f"image_ingestion.source_splits gives to {dealt.splits[prompt.image]}"
+    if len(asked.get(image, ())) > 1:
+        return f"conflicting splits: rows ask for {' and '.join(sorted(asked[image]))} of {names[image]}"
+    if image in dealt.kept_copies:
+        kept = dealt.kept_copies[image]
+        return f"image was quarantined: {names[image]} is a copy of {names[kept]} in {dealt.splits[kept]}"
+    if split and split != dealt.splits[image]:
+        return (
+            f"split of another source: the row asks for {split} of {names[image]}, which "
+            f"image_ingestion.source_splits gives to {dealt.splits[image]}"
         )
-    if reason is not None:
-        rejections.append(Rejection("prompt", prompt.prompt_id, reason))
-    return reason is None
+    return None

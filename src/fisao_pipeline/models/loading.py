@@ -18,9 +18,18 @@ from transformers import (
 )
 
 from fisao_pipeline.models.backbones.choice import check_supported
+from fisao_pipeline.models.packages import check_packages
 from fisao_pipeline.models.processors import load_processor
 from fisao_pipeline.models.quantization import four_bit_options, is_four_bit, keep_trainable_on_cpu
-from fisao_pipeline.models.source import ModelNotFoundError, ModelSource, download_command, find_model, is_folder
+from fisao_pipeline.models.source import (
+    ModelNotFoundError,
+    ModelSource,
+    download_command,
+    find_model,
+    incomplete,
+    is_folder,
+    missing_model_files,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,24 +57,27 @@ def load_pretrained(auto_class: Any, source: ModelSource) -> tuple[PreTrainedMod
     """A model (safetensors only, no remote code, frozen) and its processor.
 
     Raises:
-        ModelNotFoundError: If the source is not on this machine and may not be downloaded.
-        ImportError: If it is to be quantized and bitsandbytes is not installed.
+        ModelNotFoundError: If the source, or a part of it, is not on this machine and may not be downloaded.
+        ImportError: If it needs a package that is not installed.
         ValueError: If the model wants code of its own, an option is not known, a vision-language model (loaded with
             ``AutoModelForImageTextToText``) is of no supported kind, or anything else is to be quantized.
     """
-    find_model(source.path_or_id, source.revision, source.allow_download)
+    folder = find_model(source.path_or_id, source.revision, source.allow_download)
     options = _options(source)
     where = {"revision": source.revision, "local_files_only": not source.allow_download, "trust_remote_code": False}
     config = read_config(source)
     if auto_class is AutoModelForImageTextToText:
         check_supported(config, source.path_or_id)
+    elif source.quantization is not None:
+        raise ValueError(
+            f"{source.path_or_id!r}: only a policy can be quantized; a verifier's scores must not depend on it. "
+            "Take `quantization` out of its catalog entry"
+        )
+    check_packages(config, source)
+    if not source.allow_download and folder is not None and (lacking := missing_model_files(folder)):
+        raise ModelNotFoundError(incomplete(source, lacking))
     device = resolve_device(source.device)
     if source.quantization is not None:
-        if auto_class is not AutoModelForImageTextToText:
-            raise ValueError(
-                f"{source.path_or_id!r}: only a policy can be quantized; a verifier's scores must not depend on it. "
-                "Take `quantization` out of its catalog entry"
-            )
         options["model"] |= four_bit_options(auto_class, config, source, device)
     model = auto_class.from_pretrained(
         source.path_or_id, dtype=source.dtype, use_safetensors=True, **options["model"], **where

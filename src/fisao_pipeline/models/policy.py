@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -100,6 +100,26 @@ class Policy:
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """The adapter's parameters, and the value head's where there is one."""
         return self.adapter_parameters() + (list(self.value_head.parameters()) if self.value_head is not None else [])
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """The weights that training moves, by name: the adapter's and the value head's. Not copies."""
+        state = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+        head = self.value_head.state_dict() if self.value_head is not None else {}
+        return state | {f"value_head.{name}": tensor for name, tensor in head.items()}
+
+    @torch.no_grad()
+    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
+        """Give the weights that training moves the values that ``trainable_state`` gave.
+
+        Raises:
+            ValueError: If names or shapes are not this policy's.
+        """
+        own = self.trainable_state()
+        if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in state.items()}:
+            differing = sorted(set(own) ^ set(state)) or [n for n in own if own[n].shape != state[n].shape]
+            raise ValueError(f"these are not the weights of this policy's adapter and value head: {differing[:3]}")
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
 
     def add_value_head(self, width: int | None = None) -> None:
         """Give the policy a value function that starts at zero, with a hidden layer of ``width`` or linear."""

@@ -21,9 +21,6 @@ def load_processor(config: PreTrainedConfig, path_or_id: str, **options: Any) ->
         config: The model's configuration.
         path_or_id: Its folder or hub id.
         options: Passed to ``from_pretrained``.
-
-    Raises:
-        ImportError: If the processor needs another package that is not installed; the message names it.
     """
     processor_class = PROCESSOR_MAPPING.get(type(config), None)
     if processor_class is None or is_torchvision_available() or _VIDEO not in processor_class.get_attributes():

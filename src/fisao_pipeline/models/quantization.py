@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -30,12 +29,9 @@ def four_bit_options(auto_class: Any, config: PreTrainedConfig, source: ModelSou
     checkpointing without re-entry needs no inputs with gradients (``models.checkpointing``).
 
     Raises:
-        ImportError: If bitsandbytes is not installed.
         ValueError: If the device or dtype cannot compute with such weights.
     """
     what = f"`quantization: nf4` of {source.path_or_id!r}"
-    if find_spec("bitsandbytes") is None:
-        raise ImportError(f"{what} needs bitsandbytes: `pip install 'fisao-pipeline[quantization]'`, or leave it out")
     if device.type not in ("cuda", "cpu"):
         raise ValueError(f"{what} needs a CUDA device (or, slowly, the CPU), not {device.type!r}: set `device`")
     if source.dtype not in _COMPUTED_IN:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,11 @@ def missing_model_files(folder: Path) -> list[str]:
     return missing
 
 
+def incomplete(source: ModelSource, lacking: Sequence[str]) -> str:
+    """What to say of a model that lacks files; see ``missing_model_files``."""
+    return f"the model '{source.path_or_id}' is not complete: {', '.join(lacking)} missing. Download or copy it again."
+
+
 def pickled_weights(folder: Path) -> list[str]:
     """Weights in a model's folder that are pickles, which are never read in a run."""
     return sorted(file.name for file in folder.glob("pytorch_model*.bin"))
@@ -219,5 +224,9 @@ def _cached(path_or_id: str, revision: str | None) -> Path | None:
 
 def _hint(folder: Path) -> str:
     if "pocket" in folder.name:
-        return " Build the pocket models with `kedro run --pipelines=pocket_world` and the same --env."
-    return f" Get a model with `hf download ORGANISATION/NAME --local-dir {folder}`, or give another path."
+        pipeline = "pocket_instructblip" if "blip" in folder.name else "pocket_world"
+        return f" Build the pocket models with `kedro run --pipelines={pipeline}` and the same --env."
+    return (
+        f" Get a model with `hf download ORGANISATION/NAME --local-dir {folder}` (docs/real_models.md has the commands "
+        "for the models of each environment), or give another path."
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import Any, Protocol
@@ -50,7 +50,7 @@ class Verifier(Protocol):
         """S of each (image, text) pair, cosines in [-1, 1]."""
 
 
-def load_verifier(source: ModelSource) -> DualEncoderVerifier | Blip2Verifier:
+def load_verifier(source: ModelSource) -> EmbeddingVerifier:
     """Load the verifier that a model's configuration asks for; nothing is loaded before it is known to be one.
 
     Raises:
@@ -77,7 +77,7 @@ def load_verifier(source: ModelSource) -> DualEncoderVerifier | Blip2Verifier:
     return DualEncoderVerifier(*load_pretrained(AutoModel, source))
 
 
-class _EmbeddingVerifier(ABC):
+class EmbeddingVerifier(ABC):
     """Embeds each image id and each text once, for as long as the verifier lives, and scores pairs of embeddings.
 
     Embeddings are float32 and kept on the CPU, so that an image is embedded once whatever the number of its responses
@@ -97,6 +97,25 @@ class _EmbeddingVerifier(ABC):
         self._images: dict[str, Tensor] = {}
         self._texts: dict[str, Tensor] = {}
         self.truncated_texts = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The embeddings so far, in the order of ``values``.
+
+        What is embedded later goes through the towers without these, and a batch of others would round otherwise: a
+        run that is to end in the same bits has to have them back.
+        """
+        known = {"images": self._images, "texts": self._texts}
+        return {name: torch.stack(list(of.values())) for name, of in known.items() if of}
+
+    def values(self) -> dict[str, Any]:
+        """Whose embeddings they are, and the count of cut texts."""
+        return {"images": list(self._images), "texts": list(self._texts), "truncated_texts": self.truncated_texts}
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Know what ``tensors`` and ``values`` gave, and nothing else."""
+        self._images = dict(zip(values["images"], tensors.get("images", ()), strict=True))
+        self._texts = dict(zip(values["texts"], tensors.get("texts", ()), strict=True))
+        self.truncated_texts = values["truncated_texts"]
 
     @property
     def batch_size(self) -> int:
@@ -180,7 +199,7 @@ class _EmbeddingVerifier(ABC):
         """S of rows of both."""
 
 
-class DualEncoderVerifier(_EmbeddingVerifier):
+class DualEncoderVerifier(EmbeddingVerifier):
     """A dual encoder (CLIP, SigLIP, SigLIP 2): the cosine of its two towers' embeddings.
 
     SigLIP gets what it was trained on: lower-cased texts, padded to the whole context, no mask over the padding.
@@ -205,7 +224,7 @@ class DualEncoderVerifier(_EmbeddingVerifier):
         return cosine_scores(images, texts)
 
 
-class Blip2Verifier(_EmbeddingVerifier):
+class Blip2Verifier(EmbeddingVerifier):
     """BLIP-2's image tower and Q-Former (InstructBLIP's ViT-g, whose own checkpoint has no text tower to score words).
 
     An image has one embedding per query, a text one; S is the best cosine over the queries, which is the model's own

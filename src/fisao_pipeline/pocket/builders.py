@@ -1,32 +1,33 @@
-"""The two pocket models before training: real transformers classes, real processors, real BPE tokenizers, all small."""
+"""The pocket CLIP and LLaVA before training: real transformers classes, real processors, all small."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from typing import Any
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPProcessor,
     CLIPTextConfig,
-    CLIPTokenizer,
     CLIPVisionConfig,
     LlamaConfig,
-    LlamaTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-IMAGE_PIXELS = 48
-PATCH_PIXELS = 8
-VERIFIER_CONTEXT_TOKENS = 32
-POLICY_CONTEXT_TOKENS = 192
-IMAGE_TOKEN = "<image>"
+from fisao_pipeline.pocket.pixels import IMAGE_PIXELS, PATCH_PIXELS
+from fisao_pipeline.pocket.tokenizers import (
+    IMAGE_TOKEN,
+    POLICY_CONTEXT_TOKENS,
+    VERIFIER_CONTEXT_TOKENS,
+    learn_clip_tokenizer,
+    learn_llama_tokenizer,
+)
+
 # LLaVA-1.5's conversation format, with a generation prompt.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() }}: "
@@ -42,32 +43,9 @@ def _image_processor() -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size=size, crop_size=size, do_center_crop=False)
 
 
-def _learn_bpe(learner: Tokenizer, texts: Iterable[str], reserved: list[str], vocab_size: int, **options: Any) -> dict:
-    """Vocabulary and merges of a BPE learnt from ``texts``; ``reserved`` tokens come first, in their order.
-
-    Without them the trainer numbers what it meets in the order of a hash map, which differs between processes.
-    """
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=reserved, show_progress=False, **options)
-    learner.train_from_iterator(texts, trainer)
-    learnt = json.loads(learner.to_str())["model"]
-    return {"vocab": learnt["vocab"], "merges": [tuple(pair) for pair in learnt["merges"]]}
-
-
 def build_verifier_processor(captions: Iterable[str], merges: int = 120) -> CLIPProcessor:
     """A CLIP processor whose byte-level BPE is learnt from ``captions``."""
-    specials = ["<|startoftext|>", "<|endoftext|>"]
-    blank = CLIPTokenizer(vocab={token: number for number, token in enumerate(specials)}, merges=[])
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    letters = [f"{letter}{ending}" for ending in ("", "</w>") for letter in alphabet]
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.normalizer, learner.pre_tokenizer = (
-        blank.backend_tokenizer.normalizer,
-        blank.backend_tokenizer.pre_tokenizer,
-    )
-    reserved = specials + letters
-    bpe = _learn_bpe(learner, captions, reserved, len(reserved) + merges, end_of_word_suffix="</w>")
-    tokenizer = CLIPTokenizer(**bpe, model_max_length=VERIFIER_CONTEXT_TOKENS)
-    return CLIPProcessor(image_processor=_image_processor(), tokenizer=tokenizer)
+    return CLIPProcessor(image_processor=_image_processor(), tokenizer=learn_clip_tokenizer(captions, merges))
 
 
 def build_verifier(processor: CLIPProcessor) -> CLIPModel:
@@ -95,29 +73,17 @@ def build_verifier(processor: CLIPProcessor) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64))
 
 
+def set_end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """What ends and what fills up the model's answers."""
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
 def build_policy_processor(texts: Iterable[str], merges: int = 120) -> LlavaProcessor:
     """A LLaVA processor around a Llama tokenizer with byte fallback, so small that names fall into several tokens."""
-    specials = ["<unk>", "<s>", "</s>", "<pad>", IMAGE_TOKEN]
-    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
-    alphabet = [chr(code) for code in range(33, 127)]
-    learner = Tokenizer(models.BPE())
-    # Merges are learnt within words: Llama's own pre-tokenizer does not split, and none learnt here crosses a blank.
-    learner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
-    reserved = specials + byte_tokens
-    size = len(reserved) + len(alphabet) + 1 + merges
-    tokenizer = LlamaTokenizer(
-        **_learn_bpe(learner, texts, reserved, size, initial_alphabet=alphabet),
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        extra_special_tokens={"image_token": IMAGE_TOKEN},
-        model_max_length=POLICY_CONTEXT_TOKENS,
-        padding_side="left",
-    )
     return LlavaProcessor(
         image_processor=_image_processor(),
-        tokenizer=tokenizer,
+        tokenizer=learn_llama_tokenizer(texts, merges, image_token=IMAGE_TOKEN),
         patch_size=PATCH_PIXELS,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
@@ -152,6 +118,5 @@ def build_policy(processor: LlavaProcessor, verifier: CLIPModel) -> LlavaForCond
     tower = model.model.vision_tower
     tower.load_state_dict(verifier.vision_model.state_dict())
     tower.requires_grad_(False)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    set_end_tokens(model, tokenizer)
     return model

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from fisao_pipeline.params import SPLITS
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 PROBE = {
@@ -18,11 +22,21 @@ PROBE = {
 }
 
 
+class SplitData(NamedTuple):
+    """What one split holds: how many prompts, about how many images, and the first folders of their names."""
+
+    split: str
+    prompts: int
+    images: int
+    folders: tuple[str, ...]
+
+
 def model_card(
     *,
     base_model: str,
     revision: str | None,
     identity: str | None,
+    data: Sequence[SplitData],
     settings: Mapping[str, Any],
     probe: Mapping[str, tuple[float, float]],
     comparison: str | None = None,
@@ -34,6 +48,7 @@ def model_card(
         base_model: Hub id, or a folder's path, of which the name alone is told.
         revision: Of the hub.
         identity: `models.source.loaded_identity` of the base model.
+        data: What there was to calibrate on, to train on and to measure with; see ``data_by_split``.
         settings: Dotted parameters with plain values.
         probe: Numbers before and after training on the probe's prompts, greedy; empty without a probe.
         comparison: Markdown of base against aligned on held-out images, where it was evaluated.
@@ -81,9 +96,30 @@ def model_card(
         ]
     if comparison is None and not probe:
         lines += ["Not measured.", ""]
+    lines += ["## Data", "", "| split | prompts | images | folders |", "|---|---|---|---|"]
+    lines += [f"| {d.split} | {d.prompts:,} | {d.images:,} | {_plain(', '.join(d.folders))} |" for d in data]
+    lines += ["", "Held-out images were neither calibrated on nor trained on.", ""]
     lines += ["## Settings", "", "| parameter | value |", "|---|---|"]
     lines += [f"| {_plain(key)} | {_plain(_without_path(value))} |" for key, value in sorted(settings.items())]
     return "\n".join(lines) + "\n"
+
+
+def data_by_split(prompts: pd.DataFrame, manifest: pd.DataFrame) -> list[SplitData]:
+    """What each split holds.
+
+    Args:
+        prompts: The ``prompts`` table, without those that were rejected.
+        manifest: The ``image_manifest`` table.
+    """
+    folder = manifest.set_index("image_id")["file_name"].str.partition("/")
+    found = []
+    for split in SPLITS:
+        images = prompts.loc[prompts["split"] == split, "image_id"]
+        if len(images):
+            parts = folder.loc[images.unique()]
+            inside = sorted(set(parts.loc[parts[1] == "/", 0]))
+            found.append(SplitData(split, len(images), len(parts), tuple(inside)))
+    return found
 
 
 def probe_changes(history: list[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:

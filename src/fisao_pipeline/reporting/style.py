@@ -11,6 +11,8 @@ import plotly.graph_objects as go
 BLUE, VERMILION, GREY, GREEN, INK = "#0072B2", "#D55E00", "#8A8A8A", "#009E73", "#333333"
 CORRECT, HALLUCINATED, UNLABELLED = BLUE, VERMILION, GREY
 BASE, ALIGNED = GREY, GREEN
+# The same on a page, whose style sheet says what each is in light and in dark.
+PAGE_COLOURS = {BLUE: "blue", VERMILION: "vermilion", GREY: "grey", GREEN: "green", INK: "ink"}
 
 
 def laid_out(figure: go.Figure, title: str, note: str = "", *, height: int = 460, top: int = 110) -> go.Figure:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from fisao_pipeline.method.vocabulary import file_digest
 from fisao_pipeline.params import ResponseSamplingParams, RewardAnnotationParams
-from fisao_pipeline.training.annotation import VerifierBaseline
+from fisao_pipeline.training.baseline import VerifierBaseline
 from fisao_pipeline.training.sampling import round_prompts
 
 

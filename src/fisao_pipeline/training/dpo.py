@@ -14,17 +14,10 @@ from fisao_pipeline.method.preferences import widest_pairs
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import DPOParams
-from fisao_pipeline.training.learning import (
-    RoundData,
-    StepTaken,
-    adapter_optimizer,
-    anneal,
-    micro_batch,
-    supervised_steps,
-)
+from fisao_pipeline.training.learning import Learner, RoundData, StepTaken, supervised_steps
 from fisao_pipeline.training.ranking import Ranking
 from fisao_pipeline.training.rollouts import RolloutBatch
-from fisao_pipeline.training.scoring import recomputed_logprobs, sampled_numbers, score_part
+from fisao_pipeline.training.scoring import Scores, sampled_numbers, score_part
 
 logger = logging.getLogger(__name__)
 Pair = tuple[int, int]
@@ -68,8 +61,12 @@ class PairObjective:
         }
 
 
-class DPOLearner:
-    """DPO as a ``training.learning.Learner``; the reference is the policy with its adapter switched off."""
+class DPOLearner(Learner):
+    """DPO; the reference is the policy with its adapter switched off."""
+
+    trainer = "dpo"
+    rows_per_item = 2
+    params: DPOParams
 
     def __init__(
         self,
@@ -80,26 +77,15 @@ class DPOLearner:
         rounds: int,
         ranking: Ranking,
     ):
-        """Prepare the optimiser.
+        """Prepare the optimiser; see ``Learner``. ``ranking`` scores the responses that pairs are made of."""
+        super().__init__(policy, open_image, temperature, params, rounds)
+        self.ranking = ranking
 
-        Args:
-            policy: The model with a trainable adapter.
-            open_image: Gives the RGB picture of an id.
-            temperature: Divides the logits, as in sampling.
-            params: Pairs, loss, optimiser.
-            rounds: Of the whole run, for the learning rate's course.
-            ranking: Scores the responses that pairs are made of.
-        """
-        self.policy, self.open_image, self.temperature, self.params = policy, open_image, temperature, params
-        self.rounds, self.ranking = rounds, ranking
-        self.optimizer = adapter_optimizer(policy, params)
-        # Twice as many rows as pairs go through the model at once.
-        self.micro, self.scoring = micro_batch(params, "dpo"), micro_batch(params, "dpo", per_item=2)
-
-    def learn(self, data: RoundData, on_step: StepTaken) -> dict[str, float]:
-        """Pair, score under policy and reference, take steps; a round without a pair takes none."""
-        params, rollouts = self.params, data.rollouts
-        old, ref, _ = recomputed_logprobs(self.policy, rollouts, self.open_image, self.temperature, self.scoring)
+    def _take_steps(
+        self, data: RoundData, scores: Scores, taken: Sequence[dict[str, float]], on_step: StepTaken
+    ) -> dict[str, float]:
+        """Pair and take steps; a round without a pair takes none."""
+        params, rollouts, ref = self.params, data.rollouts, scores.ref_logprobs
         pairs = preference_pairs(rollouts, self.ranking(data), params)
         if not pairs:
             logger.warning(
@@ -108,11 +94,11 @@ class DPOLearner:
                 data.index,
                 params.min_gap,
             )
-        rate = anneal(self.optimizer, params, data.index, self.rounds)
         objective = PairObjective(self.policy, rollouts, ref, self.open_image, self.temperature, params)
-        steps = supervised_steps(self.policy, self.optimizer, pairs, objective, params, data.seed, on_step, self.micro)
-        numbers = sampled_numbers(rollouts, old, ref)
-        return {**numbers, **steps, "pairs": float(len(pairs)), "learning_rate": rate}
+        steps = supervised_steps(
+            self.policy, self.optimizer, pairs, objective, params, data.seed, on_step, self.micro, taken
+        )
+        return {**sampled_numbers(rollouts, scores.old_logprobs, ref), **steps, "pairs": float(len(pairs))}
 
 
 def preference_pairs(rollouts: RolloutBatch, scores: Float[Tensor, " b"], params: DPOParams) -> list[Pair]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import pandas as pd
 import torch
@@ -14,9 +15,11 @@ from tqdm.auto import tqdm
 
 from fisao_pipeline.models.halving import HalvingSize
 from fisao_pipeline.models.policy import Policy
+from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import OptimiserParams
 from fisao_pipeline.training.rollouts import RolloutBatch
 from fisao_pipeline.training.sampling import batched
+from fisao_pipeline.training.scoring import Scores, recomputed_logprobs
 
 Item = TypeVar("Item")
 StepTaken = Callable[[dict[str, float]], None]
@@ -40,16 +43,116 @@ class RoundData:
     rollouts: RolloutBatch
 
 
-class Learner(Protocol):
-    """A trainer's part of the loop: it moves the policy's adapter, and keeps its own state from round to round."""
+@dataclass
+class RoundProgress:
+    """A round under way.
+
+    Attributes:
+        scores: Of its rollouts before the first step: once the policy has moved nothing gives them again.
+        steps: Numbers of the steps taken so far.
+    """
+
+    scores: Scores
+    steps: list[dict[str, float]]
+
+
+class Learner(ABC):
+    """A trainer's part of the loop: it moves the policy's adapter, and keeps its own state from round to round.
+
+    The state is all there is beside the policy's weights: a learner that is given it back takes the very steps that are
+    left.
+
+    Attributes:
+        trainer: Name of its block of parameters.
+        rows_per_item: Responses in what it calls one item of a micro-batch.
+        progress: The round under way; None between rounds.
+    """
+
+    trainer: ClassVar[str]
+    rows_per_item: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        policy: Policy,
+        open_image: ImageOpener,
+        temperature: float,
+        params: OptimiserParams,
+        rounds: int,
+        value_learning_rate: float | None = None,
+    ):
+        """Prepare the optimiser.
+
+        Args:
+            policy: The model with a trainable adapter.
+            open_image: Gives the RGB picture of an id.
+            temperature: Divides the logits, as in sampling.
+            params: Optimiser, and what the trainer adds to it.
+            rounds: Of the whole run, for the learning rate's course.
+            value_learning_rate: Of the value head; None for the adapter's.
+        """
+        self.policy, self.open_image, self.temperature, self.params = policy, open_image, temperature, params
+        self.rounds = rounds
+        self.optimizer = adapter_optimizer(policy, params, value_learning_rate)
+        self.micro = micro_batch(params, self.trainer)
+        several = self.rows_per_item > 1
+        self.scoring = micro_batch(params, self.trainer, self.rows_per_item) if several else self.micro
+        self.progress: RoundProgress | None = None
 
     def learn(self, data: RoundData, on_step: StepTaken) -> dict[str, float]:
-        """Take the round's optimiser steps.
+        """Score under policy and reference, and take the round's optimiser steps, or those that are left of them.
 
         Returns:
             The round's numbers: ``scoring.sampled_numbers`` of its rollouts, ``learning_rate``, ``updates`` (steps
             taken) and means of the steps' numbers.
         """
+        if self.progress is None:
+            fixed = (self.open_image, self.temperature, self.scoring)
+            self.progress = RoundProgress(recomputed_logprobs(self.policy, data.rollouts, *fixed), [])
+        progress = self.progress
+        rate = anneal(self.optimizer, self.params, data.index, self.rounds)
+
+        def taken(step: dict[str, float]) -> None:
+            progress.steps.append(step)
+            on_step(step)
+
+        row = self._take_steps(data, progress.scores, tuple(progress.steps), taken)
+        self.progress = None
+        return {**row, "learning_rate": rate}
+
+    @abstractmethod
+    def _take_steps(
+        self, data: RoundData, scores: Scores, taken: Sequence[dict[str, float]], on_step: StepTaken
+    ) -> dict[str, float]:
+        """Take the steps that come after those ``taken``; returns the round's numbers over all of them."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The optimiser's moments, and the scores of a round under way, by name."""
+        moments = self.optimizer.state_dict()["state"]
+        found = {f"optimizer.{row}.{name}": value for row, of in moments.items() for name, value in of.items()}
+        if self.progress is not None:
+            found |= {f"scores.{name}": value for name, value in self.progress.scores._asdict().items()}
+        return found
+
+    def values(self) -> dict[str, Any]:
+        """What there is beside tensors, ready for JSON."""
+        return {"steps": None if self.progress is None else self.progress.steps}
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Go on from what ``tensors`` and ``values`` gave, in the same run or in another process."""
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in _below(tensors, "optimizer.").items():
+            row, _, name = key.partition(".")
+            moments.setdefault(int(row), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.progress = None
+        if values["steps"] is not None:
+            scores = {name: value.to(self.policy.device) for name, value in _below(tensors, "scores.").items()}
+            self.progress = RoundProgress(Scores(**scores), list(values["steps"]))
+
+
+def _below(tensors: Mapping[str, Tensor], beginning: str) -> dict[str, Tensor]:
+    return {name.removeprefix(beginning): value for name, value in tensors.items() if name.startswith(beginning)}
 
 
 class Objective(Protocol[Item]):
@@ -130,6 +233,13 @@ def step_means(steps: list[dict[str, float]]) -> dict[str, float]:
     return {**means, "updates": float(len(steps))}
 
 
+def shuffled_batches(items: Sequence[Item], epochs: int, size: int, seed: int) -> list[list[Item]]:
+    """What each of a round's steps learns from: every epoch has an order of its own, by the seed alone."""
+    rng = random.Random(seed)
+    orders = [rng.sample(items, len(items)) for _ in range(epochs)]
+    return [order[chosen.start : chosen.stop] for order in orders for chosen in batched(len(order), size)]
+
+
 def supervised_steps(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
@@ -139,27 +249,27 @@ def supervised_steps(
     seed: int,
     on_step: StepTaken,
     micro: HalvingSize | None = None,
+    taken: Sequence[dict[str, float]] = (),
 ) -> dict[str, float]:
     """All optimiser steps of a round that learns from chosen items, shuffled in each epoch.
 
     Within a step items of similar length share a forward pass, and each pass weighs by its items: micro-batches change
     memory only. ``micro`` keeps their size from round to round, should memory run out; None starts from the parameters.
+    ``taken`` are the numbers of the round's first steps where these were taken before.
 
     Returns:
         As ``step_means``.
     """
-    rng = random.Random(seed)
     micro = micro or micro_batch(params, objective.trainer)
-    steps: list[dict[str, float]] = []
-    with tqdm(total=params.epochs * len(items), desc="updating", unit="item", leave=False) as progress:
-        for _ in range(params.epochs):
-            order = rng.sample(items, len(items))
-            for chosen in batched(len(order), params.batch_size):
-                batch = sorted(order[chosen.start : chosen.stop], key=objective.length)
-                step = _update(policy, optimizer, batch, objective, params, micro)
-                steps.append(step)
-                on_step(step)
-                progress.update(len(batch))
+    steps = list(taken)
+    batches = shuffled_batches(items, params.epochs, params.batch_size, seed)
+    done, total = sum(map(len, batches[: len(steps)])), params.epochs * len(items)
+    with tqdm(total=total, initial=done, desc="updating", unit="item", leave=False) as progress:
+        for batch in batches[len(steps) :]:
+            step = _update(policy, optimizer, sorted(batch, key=objective.length), objective, params, micro)
+            steps.append(step)
+            on_step(step)
+            progress.update(len(batch))
     return step_means(steps)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,16 +29,17 @@ from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import PPOParams
 from fisao_pipeline.training.learning import (
+    Learner,
     RoundData,
     StepTaken,
-    adapter_optimizer,
-    anneal,
     clipped_step,
     micro_batch,
+    shuffled_batches,
+    step_means,
 )
 from fisao_pipeline.training.rollouts import RolloutBatch
-from fisao_pipeline.training.sampling import batched
 from fisao_pipeline.training.scoring import (
+    Scores,
     check_sampler,
     micro_batches,
     recomputed_logprobs,
@@ -87,7 +88,14 @@ def score_rollouts(
         ValueError: If they differ by more than ``FOREIGN_GAP_NATS`` in the mean: the responses are another policy's.
     """
     micro = micro or micro_batch(params, "ppo")
-    old, ref, values = recomputed_logprobs(policy, rollouts, open_image, temperature, micro)
+    scores = recomputed_logprobs(policy, rollouts, open_image, temperature, micro)
+    return with_advantages(rollouts, scores, params, kl_coef)
+
+
+@torch.no_grad()
+def with_advantages(rollouts: RolloutBatch, scores: Scores, params: PPOParams, kl_coef: float) -> ScoredRollouts:
+    """As ``score_rollouts``, from what was scored before."""
+    old, ref, values = scores
     mask = rollouts.completion_mask
     check_sampler(rollouts, old, params.logprob_tolerance)
     reward_kl, loss_kl = (kl_coef, 0.0) if params.kl_penalty == "reward" else (0.0, kl_coef)
@@ -115,6 +123,7 @@ def ppo_round(
     seed: int,
     on_step: Callable[[dict[str, float]], None] | None = None,
     micro: HalvingSize | None = None,
+    taken: Sequence[dict[str, float]] = (),
 ) -> dict[str, float]:
     """Take the round's PPO steps; gradients are summed over micro-batches, each token weighing the same.
 
@@ -129,37 +138,35 @@ def ppo_round(
         on_step: Called after each optimiser step with the numbers of that step.
         micro: Size of micro-batches, which keeps what is left of it when memory runs out: the step is then gathered
             again, from no gradient at all, on the same rollouts. None starts from the parameters.
+        taken: Numbers of the round's first steps where these were taken before.
 
     Returns:
         Means over the round's steps: policy_loss, value_loss, kl_loss (β times k2, 0 where β is in the reward),
         clip_fraction, approx_kl (nats per token), ratio_mean,
         grad_norm; updates (steps taken) and stopped_early (0 or 1).
     """
-    rng = random.Random(seed)
     micro = micro or micro_batch(params, "ppo")
-    groups = scored.rollouts.groups
-    per_step = max(1, params.batch_size * len(groups) // len(scored.rollouts))
-    steps: list[dict[str, float]] = []
-    stopped = False
-    progress = tqdm(total=params.epochs * len(scored.rollouts), desc="updating", unit="response", leave=False)
-    with progress:
-        for _ in range(params.epochs):
-            order = rng.sample(groups, len(groups))
-            for chosen in batched(len(order), per_step):
-                part = order[chosen.start : chosen.stop]
-                step = _update(policy, optimizer, scored, part, open_image, temperature, params, micro)
-                steps.append(step)
-                if on_step is not None:
-                    on_step(step)
-                progress.update(sum(map(len, part)))
-                progress.set_postfix(loss=f"{step['policy_loss']:.3f}", kl=f"{step['approx_kl']:.4f}")
-                if params.max_round_kl_nats is not None and step["approx_kl"] > params.max_round_kl_nats:
-                    stopped = True
-                    break
-            if stopped:
+    groups, rollouts = scored.rollouts.groups, len(scored.rollouts)
+    batches = shuffled_batches(groups, params.epochs, max(1, params.batch_size * len(groups) // rollouts), seed)
+    steps = list(taken)
+    done = sum(len(group) for part in batches[: len(steps)] for group in part)
+    total = params.epochs * rollouts
+    with tqdm(total=total, initial=done, desc="updating", unit="response", leave=False) as progress:
+        for part in batches[len(steps) :]:
+            if _moved_too_far(steps, params):
                 break
-    means = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]}
-    return {**means, "updates": float(len(steps)), "stopped_early": float(stopped)}
+            step = _update(policy, optimizer, scored, part, open_image, temperature, params, micro)
+            steps.append(step)
+            if on_step is not None:
+                on_step(step)
+            progress.update(sum(map(len, part)))
+            progress.set_postfix(loss=f"{step['policy_loss']:.3f}", kl=f"{step['approx_kl']:.4f}")
+    return {**step_means(steps), "stopped_early": float(_moved_too_far(steps, params))}
+
+
+def _moved_too_far(steps: Sequence[dict[str, float]], params: PPOParams) -> bool:
+    limit = params.max_round_kl_nats
+    return limit is not None and bool(steps) and steps[-1]["approx_kl"] > limit
 
 
 def _update(
@@ -246,36 +253,41 @@ def report_equal_rewards(data: RoundData) -> None:
         )
 
 
-class PPOLearner:
-    """Token-level PPO as a ``training.learning.Learner``: the method."""
+class PPOLearner(Learner):
+    """Token-level PPO: the method."""
+
+    trainer = "ppo"
+    params: PPOParams
 
     def __init__(self, policy: Policy, open_image: ImageOpener, temperature: float, params: PPOParams, rounds: int):
-        """Give the policy a value head where advantages need one, and prepare the optimiser.
-
-        Args:
-            policy: The model with a trainable adapter.
-            open_image: Gives the RGB picture of an id.
-            temperature: Divides the logits, as in sampling.
-            params: Advantages, losses, optimiser.
-            rounds: Of the whole run, for the learning rate's course.
-        """
+        """Give the policy a value head where advantages need one, and prepare the optimiser; see ``Learner``."""
         if params.advantage == "gae":
             policy.add_value_head(params.value_width)
-        self.policy, self.open_image, self.temperature, self.params = policy, open_image, temperature, params
-        self.rounds = rounds
-        self.optimizer = adapter_optimizer(policy, params, params.value_learning_rate)
-        self.micro = micro_batch(params, "ppo")
+        super().__init__(policy, open_image, temperature, params, rounds, params.value_learning_rate)
         self.kl_coef = params.kl_coef
 
     def learn(self, data: RoundData, on_step: StepTaken) -> dict[str, float]:
-        """Score under policy and reference, take PPO steps, and steer the KL weight where it has a target."""
-        fixed = (self.open_image, self.temperature, self.params)
-        report_equal_rewards(data)
-        scored = score_rollouts(self.policy, data.rollouts, *fixed, self.kl_coef, self.micro)
-        rate = anneal(self.optimizer, self.params, data.index, self.rounds)
-        steps = ppo_round(self.policy, self.optimizer, scored, *fixed, data.seed, on_step, self.micro)
-        row = {**rollout_numbers(scored), **steps, "learning_rate": rate, "kl_coef": self.kl_coef}
+        """As any learner; steers the KL weight after the round where it has a target."""
+        row = {**super().learn(data, on_step), "kl_coef": self.kl_coef}
         target = self.params.kl_target_nats
         if target is not None:
             self.kl_coef = adapted_kl_coef(self.kl_coef, row["kl"], target, horizon=1.0, step=1.0)
         return row
+
+    def _take_steps(
+        self, data: RoundData, scores: Scores, taken: Sequence[dict[str, float]], on_step: StepTaken
+    ) -> dict[str, float]:
+        report_equal_rewards(data)
+        scored = with_advantages(data.rollouts, scores, self.params, self.kl_coef)
+        fixed = (self.open_image, self.temperature, self.params)
+        steps = ppo_round(self.policy, self.optimizer, scored, *fixed, data.seed, on_step, self.micro, taken)
+        return {**rollout_numbers(scored), **steps}
+
+    def values(self) -> dict[str, Any]:
+        """The KL weight too."""
+        return {**super().values(), "kl_coef": self.kl_coef}
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """The KL weight too."""
+        super().restore(tensors, values)
+        self.kl_coef = values["kl_coef"]

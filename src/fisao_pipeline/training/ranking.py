@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fisao_pipeline.method.object_spans import ObjectVocabulary
-from fisao_pipeline.training.annotation import GroundTruth, label_mentions, mention_table
 from fisao_pipeline.training.learning import RoundData
+from fisao_pipeline.training.tables import GroundTruth, label_mentions, mention_table
 
 Ranking = Callable[[RoundData], Float[Tensor, " b"]]
 """One score per rollout; NaN where none can be had."""

@@ -14,17 +14,10 @@ from fisao_pipeline.method.preferences import best_response
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import RejectionSamplingParams
-from fisao_pipeline.training.learning import (
-    RoundData,
-    StepTaken,
-    adapter_optimizer,
-    anneal,
-    micro_batch,
-    supervised_steps,
-)
+from fisao_pipeline.training.learning import Learner, RoundData, StepTaken, supervised_steps
 from fisao_pipeline.training.ranking import Ranking
 from fisao_pipeline.training.rollouts import RolloutBatch
-from fisao_pipeline.training.scoring import recomputed_logprobs, sampled_numbers, score_part
+from fisao_pipeline.training.scoring import Scores, sampled_numbers, score_part
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +48,11 @@ class BestObjective:
         return loss, {"sft_loss": float(loss.detach())}
 
 
-class RejectionSamplingLearner:
-    """Best-of-K fine-tuning as a ``training.learning.Learner``; nothing but its steps' number holds it to the base."""
+class RejectionSamplingLearner(Learner):
+    """Best-of-K fine-tuning; nothing but its steps' number holds it to the base."""
+
+    trainer = "rejection_sampling"
+    params: RejectionSamplingParams
 
     def __init__(
         self,
@@ -67,26 +63,15 @@ class RejectionSamplingLearner:
         rounds: int,
         ranking: Ranking,
     ):
-        """Prepare the optimiser.
+        """Prepare the optimiser; see ``Learner``. ``ranking`` scores the responses of which the best are kept."""
+        super().__init__(policy, open_image, temperature, params, rounds)
+        self.ranking = ranking
 
-        Args:
-            policy: The model with a trainable adapter.
-            open_image: Gives the RGB picture of an id.
-            temperature: Divides the logits, as in sampling.
-            params: Optimiser.
-            rounds: Of the whole run, for the learning rate's course.
-            ranking: Scores the responses of which the best are kept.
-        """
-        self.policy, self.open_image, self.temperature, self.params = policy, open_image, temperature, params
-        self.rounds, self.ranking = rounds, ranking
-        self.optimizer = adapter_optimizer(policy, params)
-        self.micro, self.scoring = micro_batch(params, "rejection_sampling"), micro_batch(params, "rejection_sampling")
-
-    def learn(self, data: RoundData, on_step: StepTaken) -> dict[str, float]:
-        """Choose, take steps; a round in which all prompts' responses tie takes none."""
+    def _take_steps(
+        self, data: RoundData, scores: Scores, taken: Sequence[dict[str, float]], on_step: StepTaken
+    ) -> dict[str, float]:
+        """Choose and take steps; a round in which all prompts' responses tie takes none."""
         params, rollouts = self.params, data.rollouts
-        fixed = (self.open_image, self.temperature)
-        old, ref, _ = recomputed_logprobs(self.policy, rollouts, *fixed, self.scoring)
         best = best_rows(rollouts, self.ranking(data), params)
         if not best:
             logger.warning(
@@ -95,11 +80,12 @@ class RejectionSamplingLearner:
                 data.index,
                 params.min_gap,
             )
-        rate = anneal(self.optimizer, params, data.index, self.rounds)
-        objective = BestObjective(self.policy, rollouts, *fixed)
-        steps = supervised_steps(self.policy, self.optimizer, best, objective, params, data.seed, on_step, self.micro)
-        numbers = sampled_numbers(rollouts, old, ref)
-        return {**numbers, **steps, "chosen": float(len(best)), "learning_rate": rate}
+        objective = BestObjective(self.policy, rollouts, self.open_image, self.temperature)
+        steps = supervised_steps(
+            self.policy, self.optimizer, best, objective, params, data.seed, on_step, self.micro, taken
+        )
+        numbers = sampled_numbers(rollouts, scores.old_logprobs, scores.ref_logprobs)
+        return {**numbers, **steps, "chosen": float(len(best))}
 
 
 def best_rows(rollouts: RolloutBatch, scores: Float[Tensor, " b"], params: RejectionSamplingParams) -> list[int]:

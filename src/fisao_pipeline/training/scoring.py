@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -21,18 +22,32 @@ logger = logging.getLogger(__name__)
 FOREIGN_GAP_NATS = 1.0
 
 
+class Scores(NamedTuple):
+    """What a round's rollouts are under the policy as it is before the first step; all zero off the mask.
+
+    Attributes:
+        old_logprobs: log π of each token, nats.
+        ref_logprobs: The same under the reference.
+        values: Of the value head, in reward units; zero without one.
+    """
+
+    old_logprobs: Float[Tensor, "b t"]
+    ref_logprobs: Float[Tensor, "b t"]
+    values: Float[Tensor, "b t"]
+
+
 @torch.no_grad()
 def recomputed_logprobs(
     policy: Policy, rollouts: RolloutBatch, open_image: ImageOpener, temperature: float, micro: HalvingSize | int
-) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"], Float[Tensor, "b t"]]:
-    """Logprobs under the policy as it is now and under the reference, and values; all zero off the mask.
+) -> Scores:
+    """Logprobs under the policy as it is now and under the reference, and values.
 
     Where memory runs out, all of it is computed again with half of ``micro``.
     """
     if isinstance(micro, int):
         micro = HalvingSize(micro, "micro_batch_size", "Logprobs are the same but for rounding.", "")
 
-    def score(size: int) -> tuple[Tensor, Tensor, Tensor]:
+    def score(size: int) -> Scores:
         old, ref, values = (torch.zeros_like(rollouts.sampled_logprobs) for _ in range(3))
         for rows in micro_batches(rollouts, rollouts.groups, size):
             part = rollouts.rows(rows)
@@ -40,7 +55,7 @@ def recomputed_logprobs(
             ref_part, _ = score_part(policy, part, open_image, temperature, reference=True)
             width = part.completion_ids.shape[1]
             old[rows, :width], values[rows, :width], ref[rows, :width] = old_part, values_part, ref_part
-        return old, ref, values
+        return Scores(old, ref, values)
 
     return micro.run(score, smallest=max(map(len, rollouts.groups), default=1))
 

@@ -8,40 +8,43 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 from tqdm.auto import tqdm
 
 from fisao_pipeline.libraries import library_versions
-from fisao_pipeline.models.source import ModelSource, fingerprint, identity
-from fisao_pipeline.params import BenchmarkEvaluationParams
+from fisao_pipeline.models.source import ModelSource, fingerprint, loaded_identity
+from fisao_pipeline.params import BenchmarkEvaluationParams, ResponseSamplingParams
 
 logger = logging.getLogger(__name__)
 
 # Another version of these rounds otherwise, so that a table of parts of both would be that of neither.
 _LIBRARIES = ("fisao-pipeline", "torch", "transformers", "peft")
 # Changed between a run that was killed and the next, these leave the answers as they are.
-_OF_FIGURES = {"vocabulary", "bootstrap_resamples", "confidence", "drop_unfinished_sentence", "examples"}
+_OF_FIGURES = {"vocabulary", "word_chain", "bootstrap_resamples", "confidence", "drop_unfinished_sentence", "examples"}
+# Part of a part's own key, and of nothing that is answered.
+SHARD_SIZE = {"responses_per_shard"}
 _DIGITS = 16
 
 Row = dict[str, Any]
+Value = TypeVar("Value")
 
 
-class Store(Protocol):
-    """Tables by key; what was put is kept at once and whole."""
+class Store(Protocol[Value]):
+    """Values by key; what was put is kept at once and whole."""
 
-    def get(self, key: str) -> pd.DataFrame | None:
-        """The table, None when there is none."""
+    def get(self, key: str) -> Value | None:
+        """The value, None when there is none."""
 
-    def put(self, key: str, value: pd.DataFrame) -> None:
-        """Keep a table."""
+    def put(self, key: str, value: Value) -> None:
+        """Keep a value."""
 
     def keys(self) -> list[str]:
-        """Keys of all tables."""
+        """Keys of all values."""
 
     def remove(self, key: str) -> None:
-        """Remove a table."""
+        """Remove a value."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,11 @@ class Shards:
 
     Attributes:
         store: Holds the parts.
-        owner: Tells whose answers to what they are, see `shard_owners`. Every key begins with it.
+        owner: Tells whose answers to what they are, see `shard_owners` and `sampling_owner`. Every key begins with it.
         rows: Rows of a part: it ends with the batch in which there are as many.
     """
 
-    store: Store
+    store: Store[pd.DataFrame]
     owner: str
     rows: int
 
@@ -77,21 +80,29 @@ def shard_owners(
         manifest: The ``image_manifest``.
         params: Of the evaluation; what only its figures hang on does not count.
     """
-    known = library_versions()
-    pictures = manifest[[name for name in ("image_id", "sha256") if name in manifest]]
-    shared = (
-        identity(backbone),
-        backbone.dtype,
-        backbone.options,
-        pictures.to_csv(index=False),
-        params.model_dump(mode="json", exclude=_OF_FIGURES),
-        {name: known.get(name) for name in _LIBRARIES},
-    )
+    shared = _answering(backbone, manifest, params.model_dump(mode="json", exclude=_OF_FIGURES))
     adapted = fingerprint(adapter) if adapter is not None else None
     return {"base": digest(shared), "aligned": digest(shared, adapted)}
 
 
-def drop(store: Store, owners: Iterable[str]) -> None:
+def sampling_owner(backbone: ModelSource, manifest: pd.DataFrame, params: ResponseSamplingParams) -> str:
+    """What the keys of the sampling stage's parts begin with; prompts are told apart by each table's own settings."""
+    return digest("sampling", _answering(backbone, manifest, params.model_dump(mode="json", exclude=SHARD_SIZE)))
+
+
+def library_versions_of_results() -> dict[str, str | None]:
+    """Versions of this package and of the libraries that round results otherwise in another version."""
+    known = library_versions()
+    return {name: known.get(name) for name in _LIBRARIES}
+
+
+def _answering(backbone: ModelSource, manifest: pd.DataFrame, settings: dict[str, Any]) -> tuple[Any, ...]:
+    pictures = manifest[[name for name in ("image_id", "sha256") if name in manifest]]
+    model = (loaded_identity(backbone), backbone.dtype, backbone.options)
+    return (*model, pictures.to_csv(index=False), settings, library_versions_of_results())
+
+
+def drop(store: Store[Any], owners: Iterable[str]) -> None:
     """Remove all parts of these owners."""
     beginnings = tuple(f"{owner}-" for owner in owners)
     for key in store.keys():

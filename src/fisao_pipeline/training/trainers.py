@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, comparison_faults
-from fisao_pipeline.training.annotation import GroundTruth
 from fisao_pipeline.training.dpo import DPOLearner
 from fisao_pipeline.training.learning import Learner
 from fisao_pipeline.training.ppo import PPOLearner
 from fisao_pipeline.training.ranking import Judge, Ranking, summed_rewards
 from fisao_pipeline.training.rejection_sampling import RejectionSamplingLearner
+from fisao_pipeline.training.tables import GroundTruth
 
 
 def make_learner(

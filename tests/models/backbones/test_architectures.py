@@ -27,8 +27,6 @@ open_image = Picture()
 @pytest.fixture(scope="module", params=ZOO)
 def policy(request, tmp_path_factory) -> Policy:
     """With an adapter that does something."""
-    if request.param == "smolvlm":
-        pytest.importorskip("num2words", reason="SmolVLM's processor needs it")
     folder = build(request.param, tmp_path_factory.mktemp(request.param))
     torch.manual_seed(0)
     return stir(Policy.load(ModelSource(str(folder), dtype="float32", device="cpu"), lora=LORA))

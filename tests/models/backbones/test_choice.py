@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 from tests.backbone_zoo import Picture, build
-from transformers import LlamaConfig, MllamaConfig
+from transformers import LlamaConfig, MllamaConfig, SmolVLMConfig
 
+from fisao_pipeline.models import packages
 from fisao_pipeline.models.backbones.choice import backbone_kind, check_supported
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
@@ -47,6 +48,14 @@ def test_an_unsupported_model_is_refused_before_its_weights_are_read(folder):
     (folder / "config.json").write_text(json.dumps(MllamaConfig().to_dict()))
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"'mllama'.*cross-attention"):
+        load(folder)
+
+
+def test_a_smolvlm_without_num2words_is_refused_before_its_weights_are_read(folder, monkeypatch):
+    (folder / "config.json").write_text(json.dumps(SmolVLMConfig().to_dict()))
+    (folder / "model.safetensors").unlink()
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"\(smolvlm\) needs num2words: `pip install 'fisao-pipeline\[smolvlm\]'`"):
         load(folder)
 
 

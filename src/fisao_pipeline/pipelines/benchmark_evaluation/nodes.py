@@ -11,6 +11,7 @@ import pandas as pd
 from plotly.graph_objects import Figure
 
 from fisao_pipeline.benchmarks.comparison import format_table
+from fisao_pipeline.benchmarks.comparison_table import settings_line, title
 from fisao_pipeline.benchmarks.held_out import (
     chosen_prompts,
     compare_models,
@@ -28,6 +29,9 @@ from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 from fisao_pipeline.pipelines.rejections import set_aside_long_prompts
 
 logger = logging.getLogger(__name__)
+
+# Of the parameters of `reward_annotation`, those that change what a mention earns.
+REWARD_SETTINGS = ("granularity", "rule", "margin", "false_mention_cost", "repeat_penalty", "template", "vocabulary")
 
 
 def answer_held_out_prompts(
@@ -114,7 +118,7 @@ def compare_base_and_aligned(
     return comparison, metrics
 
 
-def score_predictions(
+def score_predicted_mentions(
     predictions: pd.DataFrame,
     image_manifest: pd.DataFrame,
     image_folder: ImageFolder,
@@ -128,12 +132,13 @@ def score_predictions(
     """
     from fisao_pipeline.chosen_vocabulary import load_vocabulary  # noqa: PLC0415 - slow to import
     from fisao_pipeline.models.verifier import load_verifier  # noqa: PLC0415
-    from fisao_pipeline.training import prediction_scores  # noqa: PLC0415
-    from fisao_pipeline.training.annotation import GroundTruth, VerifierBaseline  # noqa: PLC0415
+    from fisao_pipeline.training import predicted_mentions  # noqa: PLC0415
+    from fisao_pipeline.training.baseline import VerifierBaseline  # noqa: PLC0415
+    from fisao_pipeline.training.tables import GroundTruth  # noqa: PLC0415
 
     baseline = VerifierBaseline.from_dict(verifier_baseline)
     vocabulary = load_vocabulary(baseline.params.vocabulary, "reward_annotation.vocabulary")
-    return prediction_scores.score_predictions(
+    return predicted_mentions.mentions_of_predictions(
         predictions,
         load_verifier(verifier),
         vocabulary,
@@ -173,30 +178,52 @@ def draw_reward_shift(
     return reward_shift_figure(prediction_mentions, captions, reporting.bins)
 
 
-def write_case_study(
+def write_comparison_table(comparison: dict[str, Any]) -> str:
+    """The comparison as Markdown, its settings under every title."""
+    return format_table(comparison) + "\n"
+
+
+def write_report(
+    comparison: dict[str, Any],
     predictions: pd.DataFrame,
     prediction_mentions: pd.DataFrame,
+    verifier_errors: dict[str, Any],
     image_manifest: pd.DataFrame,
     image_folder: ImageFolder,
     verifier_baseline: dict[str, Any],
+    training_history: pd.DataFrame,
+    score_distributions: Figure,
+    reward_quality: Figure,
+    reward_shift: Figure,
+    lineage: list[dict[str, Any]],
     reporting: ReportingParams,
 ) -> str:
-    """The paper's Figure 5, as a page."""
-    from fisao_pipeline.reporting.case_study import case_study_page, data_uri  # noqa: PLC0415 - slow to import
-    from fisao_pipeline.reporting.cases import choose_cases  # noqa: PLC0415
-    from fisao_pipeline.training.annotation import VerifierBaseline  # noqa: PLC0415
+    """Everything that is known of the run on one page."""
+    from fisao_pipeline.benchmarks.verifier_errors import format_errors  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.reporting.cases import shown_cases  # noqa: PLC0415
+    from fisao_pipeline.reporting.lineage import read_lineage  # noqa: PLC0415
+    from fisao_pipeline.reporting.pictures import data_uris  # noqa: PLC0415
+    from fisao_pipeline.reporting.report import Sources, report_page  # noqa: PLC0415
+    from fisao_pipeline.training.baseline import VerifierBaseline  # noqa: PLC0415
 
-    cases = choose_cases(predictions, prediction_mentions, reporting.cases)
+    cases = shown_cases(comparison["examples"], predictions, prediction_mentions)
     open_image = image_opener(image_folder, image_manifest)
-    pictures = {case.image_id: data_uri(open_image(case.image_id), reporting.picture_pixels) for case in cases}
-    names = dict(zip(image_manifest["image_id"], image_manifest["file_name"], strict=True))
     rewarded_by = VerifierBaseline.from_dict(verifier_baseline).params
-    shown = ("granularity", "rule", "margin", "false_mention_cost", "repeat_penalty", "template", "vocabulary")
-    return case_study_page(cases, pictures, names, {name: str(getattr(rewarded_by, name)) for name in shown})
-
-
-def write_figures_page(score_distributions: Figure, reward_quality: Figure, reward_shift: Figure) -> str:
-    """Figures 1, 2 and 4 on one page that opens offline."""
-    from fisao_pipeline.reporting.figures_page import figures_page  # noqa: PLC0415 - slow to import
-
-    return figures_page([score_distributions, reward_quality, reward_shift])
+    settings = comparison["settings"]
+    return report_page(
+        Sources(
+            comparison=comparison,
+            titles={decoding: title(decoding, settings["samples"][decoding]) for decoding in comparison["change"]},
+            settings={decoding: settings_line(settings, decoding) for decoding in comparison["change"]},
+            cases=cases,
+            pictures=data_uris(
+                [case.image_id for case in cases], open_image, reporting.picture_pixels, reporting.pictures_bytes
+            ),
+            file_names=dict(zip(image_manifest["image_id"], image_manifest["file_name"], strict=True)),
+            figures={"1": score_distributions, "2": reward_quality, "4": reward_shift},
+            history=training_history,
+            reward_settings={name: str(getattr(rewarded_by, name)) for name in REWARD_SETTINGS},
+            verifier_errors=format_errors(verifier_errors),
+            lineage=read_lineage(lineage),
+        )
+    )

@@ -10,9 +10,9 @@ from fisao_pipeline.pipelines.benchmark_evaluation.nodes import (
     count_verifier_errors,
     draw_reward_shift,
     drop_prediction_shards,
-    score_predictions,
-    write_case_study,
-    write_figures_page,
+    score_predicted_mentions,
+    write_comparison_table,
+    write_report,
 )
 
 
@@ -55,7 +55,7 @@ def create_pipeline(**_: object) -> Pipeline:
                 name="compare_base_and_aligned",
             ),
             node(
-                score_predictions,
+                score_predicted_mentions,
                 inputs=[
                     "predictions",
                     "image_manifest",
@@ -65,7 +65,7 @@ def create_pipeline(**_: object) -> Pipeline:
                     "verifier_baseline",
                 ],
                 outputs="prediction_mentions",
-                name="score_predictions",
+                name="score_predicted_mentions",
             ),
             node(
                 count_verifier_errors,
@@ -80,23 +80,30 @@ def create_pipeline(**_: object) -> Pipeline:
                 name="draw_reward_shift",
             ),
             node(
-                write_case_study,
+                write_comparison_table,
+                inputs="comparison",
+                outputs="comparison_table",
+                name="write_comparison_table",
+            ),
+            node(
+                write_report,
                 inputs=[
+                    "comparison",
                     "predictions",
                     "prediction_mentions",
+                    "verifier_errors",
                     "image_manifest",
                     "image_folder",
                     "verifier_baseline",
+                    "training_history",
+                    "score_distributions",
+                    "reward_quality",
+                    "reward_shift",
+                    "lineage",
                     "params:reporting",
                 ],
-                outputs="case_study",
-                name="write_case_study",
-            ),
-            node(
-                write_figures_page,
-                inputs=["score_distributions", "reward_quality", "reward_shift"],
-                outputs="figures_page",
-                name="write_figures_page",
+                outputs="report",
+                name="write_report",
             ),
         ],
         tags=["benchmark_evaluation"],

@@ -34,8 +34,9 @@ def make_plan(
     """Sizes, memory, tokens and hours as far as the configurations that are here tell; and all that is missing."""
     from fisao_pipeline.chosen_vocabulary import load_vocabulary  # noqa: PLC0415 - slow to import
     from fisao_pipeline.models.own_encoder import compare_towers  # noqa: PLC0415
+    from fisao_pipeline.models.packages import check_packages  # noqa: PLC0415
     from fisao_pipeline.models.prompts import PromptEncoder  # noqa: PLC0415
-    from fisao_pipeline.models.shape import policy_shape, verifier_shape  # noqa: PLC0415
+    from fisao_pipeline.models.shape import load_config, policy_shape, verifier_shape  # noqa: PLC0415
     from fisao_pipeline.planning.plan import Run, card_faults, context_fault, format_plan, plan_run  # noqa: PLC0415
 
     faults = [*subject.faults, *comparison_faults(sampling, annotation, training)]
@@ -58,6 +59,10 @@ def make_plan(
             faults.append(f"{name}: {error}")
     planned: dict[str, Any] = {}
     if shapes["policy_backbone"] is not None:
+        try:
+            check_packages(load_config(subject.models["policy_backbone"]), subject.models["policy_backbone"])
+        except ImportError as error:
+            faults.append(f"policy_backbone: {error}")
         limit = inspect.signature(PromptEncoder).parameters["cache_bytes"].default
         checkpointing = bool(subject.models["policy_backbone"].options.get("gradient_checkpointing"))
         run = Run(

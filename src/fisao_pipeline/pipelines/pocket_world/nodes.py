@@ -10,6 +10,7 @@ from PIL import Image
 
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.params import PocketScenesParams, PocketVerifierParams, PocketVLMParams
+from fisao_pipeline.pipelines.saving import saver
 from fisao_pipeline.pocket.scenes import draw_scenes
 from fisao_pipeline.pocket.world import coco_annotations, pictures, prompt_rows
 
@@ -24,9 +25,9 @@ def render_scenes(
 
 def train_pocket_verifier(params: PocketVerifierParams) -> Callable[[Path], None]:
     """Train the pocket CLIP; returns what saves it."""
-    from fisao_pipeline.pocket.training import train_verifier  # noqa: PLC0415
+    from fisao_pipeline.pocket.contrastive import train_clip  # noqa: PLC0415
 
-    return _saver(*train_verifier(params))
+    return saver(*train_clip(params))
 
 
 def train_pocket_vlm(verifier: ModelSource, params: PocketVLMParams) -> Callable[[Path], None]:
@@ -34,15 +35,7 @@ def train_pocket_vlm(verifier: ModelSource, params: PocketVLMParams) -> Callable
     from transformers import CLIPModel  # noqa: PLC0415
 
     from fisao_pipeline.models.loading import load_pretrained  # noqa: PLC0415
-    from fisao_pipeline.pocket.training import train_vlm  # noqa: PLC0415
+    from fisao_pipeline.pocket.captioning import train_llava  # noqa: PLC0415
 
     clip, _ = load_pretrained(CLIPModel, verifier)
-    return _saver(*train_vlm(clip, params))
-
-
-def _saver(model: Any, processor: Any) -> Callable[[Path], None]:
-    def save(folder: Path) -> None:
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-
-    return save
+    return saver(*train_llava(clip, params))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node
 
-from fisao_pipeline.pipelines.policy_training.nodes import train_policy
+from fisao_pipeline.pipelines.policy_training.nodes import drop_training_checkpoints, train_policy
 
 
 def create_pipeline(**_: object) -> Pipeline:
@@ -27,10 +27,25 @@ def create_pipeline(**_: object) -> Pipeline:
                     "params:response_sampling",
                     "params:reward_annotation",
                     "params:policy_training",
+                    "training_checkpoints",
+                    "response_shards",
                 ],
                 outputs=["policy_adapter", "training_history", "training_rollouts"],
                 name="train_policy",
-            )
+            ),
+            node(
+                drop_training_checkpoints,
+                # The first three are there for the order too: nothing is dropped before all are saved.
+                inputs=[
+                    "policy_adapter",
+                    "training_history",
+                    "training_rollouts",
+                    "training_checkpoints",
+                    "response_shards",
+                ],
+                outputs=None,
+                name="drop_training_checkpoints",
+            ),
         ],
         tags=["policy_training"],
     )

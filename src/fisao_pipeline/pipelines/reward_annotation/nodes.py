@@ -27,7 +27,8 @@ def annotate_responses(
     from fisao_pipeline.chosen_vocabulary import load_vocabulary  # noqa: PLC0415 - slow to import
     from fisao_pipeline.models.own_encoder import own_encoder  # noqa: PLC0415
     from fisao_pipeline.models.verifier import load_verifier  # noqa: PLC0415
-    from fisao_pipeline.training.annotation import GroundTruth, annotate  # noqa: PLC0415
+    from fisao_pipeline.training.annotation import annotate  # noqa: PLC0415
+    from fisao_pipeline.training.tables import GroundTruth  # noqa: PLC0415
 
     vocabulary = load_vocabulary(params.vocabulary, "reward_annotation.vocabulary")
     annotation = annotate(
@@ -52,7 +53,7 @@ def draw_score_distributions(
     """The paper's Figure 1; its overlap coefficients go to MLflow."""
     from fisao_pipeline.method.token_rewards import reward_thresholds  # noqa: PLC0415 - slow to import
     from fisao_pipeline.reporting import score_distributions as figure_1  # noqa: PLC0415
-    from fisao_pipeline.training.annotation import VerifierBaseline  # noqa: PLC0415
+    from fisao_pipeline.training.baseline import VerifierBaseline  # noqa: PLC0415
 
     baseline = VerifierBaseline.from_dict(verifier_baseline)
     rewarded_by = baseline.params
@@ -84,7 +85,7 @@ def draw_reward_quality(
     from fisao_pipeline.benchmarks.reference_overlap import IMPLEMENTATION  # noqa: PLC0415
     from fisao_pipeline.benchmarks.reward_quality import reward_correlations, reward_points  # noqa: PLC0415
     from fisao_pipeline.reporting.reward_quality import reward_quality_figure  # noqa: PLC0415
-    from fisao_pipeline.training.annotation import VerifierBaseline  # noqa: PLC0415
+    from fisao_pipeline.training.baseline import VerifierBaseline  # noqa: PLC0415
 
     granularity = VerifierBaseline.from_dict(verifier_baseline).params.granularity
     points = reward_points(responses, response_scores, token_rewards, image_manifest, granularity=granularity)

@@ -1,0 +1,114 @@
+"""The benchmarks' figures as a table and a plot: `python -m tests.bench.table REPORT` writes them into docs/.
+
+REPORT is pytest-benchmark's JSON. What the table needs of it is kept as `docs/bench.json`, the table stands between two
+markers in `docs/benchmarks.md`, the plot is `docs/images/growth.png`.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fisao_pipeline.study_docs import put_table
+
+DOCS = Path(__file__).parents[2] / "docs"
+HEAD = ["what", "against", "ratio (range)", "target", "met", "ours", "theirs"]
+GROWTH_HEAD = ["grows", "stage", "amounts", "seconds", "exponent", "MiB at most", "exponent"]
+
+
+def kept(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of pytest-benchmark's report that the table is made of."""
+    machine, commit = report["machine_info"], report["commit_info"]
+    infos = [entry["extra_info"] for entry in report["benchmarks"]]
+    return {
+        "machine": {
+            "cpu": machine["cpu"].get("brand_raw", machine["processor"]),
+            "cores": machine["cpu"].get("count"),
+            "python": machine["python_version"],
+        },
+        "commit": commit.get("id", "")[:7] + ("+" if commit.get("dirty") else ""),
+        "date": report["datetime"][:10],
+        "rows": [row for info in infos for row in info.get("rows", [])],
+        "growth": [line for info in infos for line in info.get("growth", [])],
+    }
+
+
+def exponent(amounts: Sequence[float], values: Sequence[float]) -> float:
+    """p of value ∝ amount^p, by least squares on logarithms; 1 is linear, 0 is flat."""
+    return float(np.polyfit(np.log(amounts), np.log(values), 1)[0])
+
+
+def page(bench: Mapping[str, Any]) -> str:
+    """Both tables in Markdown."""
+    machine = bench["machine"]
+    where = f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, commit `{bench['commit']}`"
+    said = f"{where}, {bench['date']}. Medians of rounds in which all take turns, and their range."
+    rows = [_cells(row) for row in bench["rows"]]
+    growth = [_growth_cells(line) for line in bench["growth"]]
+    return "\n\n".join([said, _table(HEAD, rows), _table(GROWTH_HEAD, growth)])
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    what = row["title"] + (f" ({row['note']})" if row.get("note") else "")
+    if row.get("missing"):
+        return [what, row["against"], f"not run: {row['missing']}", "", "", row.get("ours", ""), ""]
+    ratio = f"{row['median']:.3g} ({row['low']:.3g} – {row['high']:.3g})"
+    met = {True: "yes", False: "**no**", None: ""}[row.get("met")]
+    return [what, row["against"], ratio, row.get("target", ""), met, row.get("ours", ""), row.get("theirs", "")]
+
+
+def _growth_cells(line: Mapping[str, Any]) -> list[str]:
+    seconds, mebibytes = zip(*line["points"], strict=True)
+    columns = []
+    for values in (seconds, mebibytes):
+        columns += [
+            ", ".join(f"{value:.3g}" for value in values),
+            f"{round(exponent(line['amounts'], values), 2) + 0.0:.2f}",
+        ]
+    return [line["axis"], line["stage"], ", ".join(map(str, line["amounts"])), *columns]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def plot(growth: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Seconds and mebibytes over what grows, on logarithmic axes, with a line of slope 1 to compare with."""
+    from matplotlib.figure import Figure
+
+    axes_names = list(dict.fromkeys(line["axis"] for line in growth))
+    figure = Figure(figsize=(4 * len(axes_names), 6), layout="constrained")
+    panels = figure.subplots(2, len(axes_names), squeeze=False)
+    for line in growth:
+        column = axes_names.index(line["axis"])
+        for panel, values in zip(panels[:, column], zip(*line["points"], strict=True), strict=True):
+            panel.loglog(line["amounts"], values, marker="o", label=line["stage"])
+    for column, name in enumerate(axes_names):
+        amounts = np.array(next(line["amounts"] for line in growth if line["axis"] == name), dtype=float)
+        for panel, label in zip(panels[:, column], ("seconds", "MiB at most"), strict=True):
+            low = panel.get_ylim()[0]
+            panel.loglog(amounts, low * amounts / amounts[0], color="grey", linestyle="dotted", label="linear")
+            panel.set(xlabel=name, ylabel=label)
+            panel.set_xticks(amounts, [f"{amount:.0f}" for amount in amounts], minor=False)
+            panel.minorticks_off()
+    panels[0, 0].legend()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=120)
+
+
+def main(report: Path, docs: Path = DOCS) -> None:
+    """Write JSON, table and plot."""
+    bench = kept(json.loads(report.read_text(encoding="utf-8")))
+    text = put_table((docs / "benchmarks.md").read_text(encoding="utf-8"), page(bench))
+    (docs / "bench.json").write_text(json.dumps(bench, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if bench["growth"]:
+        plot(bench["growth"], docs / "images" / "growth.png")
+    (docs / "benchmarks.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,126 @@
+"""What the table says of measurements: ratios the right way round, peers that are missing, exponents, the page."""
+
+import json
+
+import pytest
+from tests.bench.side_by_side import Rival, SideBySide, Target, Work
+from tests.bench.table import exponent, kept, main, page
+
+REPORT = {
+    "machine_info": {"cpu": {"brand_raw": "A CPU", "count": 2}, "processor": "", "python_version": "3.11.7"},
+    "commit_info": {"id": "0123456789abcdef", "dirty": True},
+    "datetime": "2026-11-28T12:00:00",
+    "benchmarks": [
+        {
+            "extra_info": {
+                "rows": [
+                    {
+                        "title": "a",
+                        "against": "b|c",
+                        "note": "d",
+                        "missing": None,
+                        "median": 2.0,
+                        "low": 1.5,
+                        "high": 2.5,
+                    }
+                    | {"target": "≥ 3", "met": False, "ours": "4 x/s", "theirs": "2 x/s"},
+                    {"title": "e", "against": "TRL", "note": "", "missing": "it is not there", "ours": "1 x/s"},
+                ]
+            }
+        },
+        {
+            "extra_info": {
+                "growth": [
+                    {"axis": "pictures", "stage": "update", "amounts": [1, 4, 16], "points": [[1, 5], [4, 5], [16, 5]]}
+                ]
+            }
+        },
+    ],
+}
+
+
+class Clock:
+    """A stand-in for pytest-benchmark's fixture and for its timer: each thing takes as long as it says."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.extra_info = {}
+        self.stats = self
+        self.data = []
+
+    def __call__(self):
+        return self.now
+
+    def lasting(self, seconds):
+        def run():
+            self.now += seconds
+
+        return run
+
+    def pedantic(self, target, setup, rounds, warmup_rounds):
+        for number in range(warmup_rounds + rounds):
+            setup()
+            started = self.now
+            target()
+            self.data += [self.now - started] if number >= warmup_rounds else []
+
+
+def measured(*rivals, work=None):
+    clock = Clock()
+    rows = SideBySide(clock, clock)(work or Work("work", 10, "things"), clock.lasting(2.0), rivals, rounds=3)
+    assert clock.extra_info["rows"] == rows
+    return rows
+
+
+def test_a_rivals_ratio_is_its_time_over_ours_for_as_much_work():
+    clock = Clock()
+    slow = Rival("slow", clock.lasting(3.0), amount=5, target=Target(2.9))
+    (row,) = SideBySide(clock, clock)(Work("work", 10, "things"), clock.lasting(2.0), [slow], rounds=3)
+    assert [row["median"], row["low"], row["high"]] == pytest.approx([3.0] * 3)
+    assert row["met"] and row["target"] == "≥ 2.9"
+    assert (row["ours"], row["theirs"]) == ("5 things/s", "1.67 things/s")
+
+
+def test_a_floors_ratio_is_our_time_over_its():
+    clock = Clock()
+    floor = Rival("floor", clock.lasting(1.6), target=Target(1.2, at_most=True), is_floor=True)
+    (row,) = SideBySide(clock, clock)(Work("work", 10, "things"), clock.lasting(2.0), [floor], rounds=3)
+    assert row["median"] == pytest.approx(1.25)
+    assert not row["met"]
+
+
+def test_seconds_that_a_rival_gives_count_in_place_of_the_clocks():
+    (row,) = measured(Rival("partly", lambda: 4.0))
+    assert row["median"] == 2.0
+
+
+def test_a_rival_that_is_missing_has_a_row_that_says_so():
+    (row,) = measured(Rival("TRL", None, missing="it is not there"))
+    assert row["missing"] == "it is not there"
+    assert "median" not in row
+    assert "| e | TRL | not run: it is not there |" in page(kept(REPORT))
+
+
+def test_the_page():
+    text = page(kept(REPORT))
+    assert "A CPU, 2 cores, Python 3.11.7, commit `0123456+`, 2026-11-28" in text
+    assert "| a (d) | b\\|c | 2 (1.5 – 2.5) | ≥ 3 | **no** | 4 x/s | 2 x/s |" in text
+    assert "| pictures | update | 1, 4, 16 | 1, 4, 16 | 1.00 | 5, 5, 5 | 0.00 |" in text
+
+
+def test_exponents():
+    assert exponent([1, 4, 16], [3, 12, 48]) == pytest.approx(1)
+    assert exponent([1, 4, 16], [7, 7, 7]) == pytest.approx(0)
+    assert exponent([1, 2, 4], [1, 4, 16]) == pytest.approx(2)
+
+
+def test_the_documents_are_written_between_their_markers(tmp_path):
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps(REPORT))
+    (tmp_path / "benchmarks.md").write_text("before\n<!-- table -->\nold\n<!-- /table -->\nafter\n")
+    main(report, tmp_path)
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert text.startswith("before\n<!-- table -->\n") and text.endswith("<!-- /table -->\nafter\n")
+    assert "old" not in text and "**no**" in text
+    assert json.loads((tmp_path / "bench.json").read_text()) == kept(REPORT)
+    assert (tmp_path / "images" / "growth.png").stat().st_size > 0
