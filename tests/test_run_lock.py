@@ -92,6 +92,8 @@ def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeyp
 
 def test_on_the_command_line(toy_project):
     project = toy_project()
+    nodes = next(project.glob("src/*/nodes.py"))
+    nodes.write_text(nodes.read_text().replace("time.sleep(60)", "time.sleep(600)"))
     running = start(project)
     second = subprocess.run(
         [sys.executable, "-m", "kedro", "run"], cwd=project, capture_output=True, text=True, check=False

@@ -131,10 +131,10 @@ class EvidenceOf:
     def content(self, name: str) -> str | None:
         """The content of a dataset; None where it has none to compare, or is not there."""
         if name not in self._contents:
-            dataset = self._catalog.get(name)
+            tell = getattr(self._catalog.get(name), "content", lambda _hash_file: None)
             try:
-                self._contents[name] = dataset.content(self.memory.sha256)  # type: ignore[union-attr]
-            except (AttributeError, DatasetError, OSError):
+                self._contents[name] = tell(self.memory.sha256)
+            except (DatasetError, OSError):
                 self._contents[name] = None
         return self._contents[name]
 

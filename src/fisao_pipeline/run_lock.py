@@ -37,13 +37,13 @@ class RunLock:
     """The lock of a data folder, held by a process until it lets go or ends, however it ends."""
 
     def __init__(self, data: Path) -> None:
+        """Name the data folder, which need not be there yet."""
         self._data = data
 
     def acquire(self, shared: bool = False) -> ExitStack:
         """Take the lock, or refuse.
 
         Args:
-            data: The data folder.
             shared: Whether others that ask for it the same way may have it too.
 
         Returns:
