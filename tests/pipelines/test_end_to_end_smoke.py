@@ -61,7 +61,7 @@ def test_every_artifact_is_there_once(smoke, default_run):
 def test_the_same_run_again_keeps_everything(smoke, default_run):
     """What draws at random and what reads models is as fresh as any other."""
     again = smoke.run(benchmark_evaluation={"seed": 7})
-    for name, layer in (*TABLES.items(), ("policy_adapter", "06_models"), ("figures_page", "08_reporting")):
+    for name, layer in (*TABLES.items(), ("policy_adapter", "06_models"), ("report", "08_reporting")):
         assert smoke.versions(name, layer) == [default_run], name
     assert smoke.tracked(again).data.tags["kept.policy_adapter"] == default_run
 
