@@ -108,8 +108,8 @@ def test_on_the_command_line(toy_project):
 
 
 def test_studies_share_their_folder_and_nothing_else_does():
+    from fisao_pipeline.datasets.locks import SHARES_FOLDER
     from fisao_pipeline.pipeline_registry import register_pipelines
-    from fisao_pipeline.run_lock import SHARES_FOLDER
 
     sharing = {
         name

@@ -18,7 +18,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.pipeline import Pipeline
 
 from fisao_pipeline.data_folder import data_folder
-from fisao_pipeline.datasets.locks import NoLocksError, lock_file
+from fisao_pipeline.datasets.locks import SHARES_FOLDER, NoLocksError, lock_file
 from fisao_pipeline.flat_parameters import masked
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = Path(".state", "run.lock")
-# Tag of nodes that tell each other which work is whose: runs of such nodes alone share a data folder.
-SHARES_FOLDER = "several_processes"
 
 
 class FolderInUseError(click.ClickException):

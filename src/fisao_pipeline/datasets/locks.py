@@ -10,6 +10,9 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+# Tag of nodes that tell each other which work is whose: runs of such nodes alone share a data folder.
+SHARES_FOLDER = "several_processes"
+
 
 class NoLocksError(RuntimeError):
     """This system has no such locks."""

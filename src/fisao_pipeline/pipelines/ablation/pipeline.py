@@ -5,8 +5,8 @@ from __future__ import annotations
 from kedro.pipeline import Pipeline, node
 from kedro.pipeline.node import Node
 
+from fisao_pipeline.datasets.locks import SHARES_FOLDER
 from fisao_pipeline.pipelines.ablation.nodes import check_study, plot_study, run_study, write_study
-from fisao_pipeline.run_lock import SHARES_FOLDER
 
 
 def study_nodes(study: str, output: str, report: tuple[str, ...] = ()) -> list[Node]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
+from fisao_pipeline.datasets.locks import SHARES_FOLDER
 from fisao_pipeline.pipelines.ablation.pipeline import study_nodes
-from fisao_pipeline.run_lock import SHARES_FOLDER
 
 
 def create_pipeline(**_: object) -> Pipeline:
