@@ -105,3 +105,4 @@ def test_the_evaluation_comes_first():
         assert "Not measured." not in done
         assert ("| 0.900 | 0.700 |" in done) == ("| 0.900 | 0.700 |" in text)
     assert "| CHAIR |" in with_comparison("# Another card\n", "| CHAIR |", reported=False)
+    assert "[report.html](report.html)" in with_comparison(card(), "| CHAIR |", reported=True)
