@@ -7,7 +7,7 @@ import shutil
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from kedro.io import DataCatalog, Version
+from kedro.io import AbstractDataset, DataCatalog, Version
 from tests.test_hooks import FORCED, run
 
 from fisao_pipeline.ancestry import ancestry
@@ -144,6 +144,42 @@ def test_an_entry_that_the_catalog_lost_is_said(diamond):
     rest = DataCatalog({name: diamond.get(name) for name in ("adapter", "responses")})
     said = [line for line in lines(rest) if "prompts" in line]
     assert all("the catalog has no such entry any more" in line for line in said) and len(said) == 2
+
+
+class Model(AbstractDataset):
+    """Keeps one version and its record, as a folder of a model does."""
+
+    def __init__(self, place):
+        self._place = place
+
+    def load(self):
+        return None
+
+    def save(self, data):
+        raise NotImplementedError
+
+    def _describe(self):
+        return {}
+
+    def provenance_path(self, _version):
+        return self._place
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('sha256:3f ["float32"]', "backbone@sha256:3f  train, commit cccccccccc, MLflow run " + RUN),
+        ('sha256:44 ["float32"]', 'backbone@sha256:3f  ["float32"], was replaced: there is sha256:44 now'),
+    ],
+)
+def test_a_model_has_the_record_of_what_is_there_now(diamond, tmp_path, content, said):
+    place = tmp_path / "model.json"
+    record = {"version": DAY, "content": content, "node": "train", "inputs": {}, "git_commit": COMMIT}
+    record |= {"git_dirty": False, "mlflow_run_id": RUN}
+    place.write_text(json.dumps(record | {"seal": seal(record)}))
+    diamond["backbone"] = Model(place)
+    (line,) = [line for line in lines(diamond) if "backbone" in line]
+    assert line.endswith(said)
 
 
 def test_a_manifest_that_is_no_table_is_said(diamond):

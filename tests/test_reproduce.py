@@ -104,7 +104,7 @@ def test_an_input_that_changed_is_named(toy_project, mlflow_store):
     made = '            Node(make_table, ["params:block"], "table", name="make_table"),\n'
     text = nodes.read_text()
     assert made.strip() in text
-    nodes.write_text(text.replace(made.strip(), ""))
+    nodes.write_text(text.replace(made.strip(), "").replace("len(table)}", "len(table[0][1])}"))
     commit(project)
     (project / "data").mkdir()
     (project / "data" / "raw.json").write_text("[1, 2]")
@@ -195,15 +195,17 @@ def test_what_is_gone_or_no_run_is_refused(toy_project, mlflow_store):
 
 def test_what_keeps_one_version_is_not_replaced(toy_project, mlflow_store):
     project = toy_project()
+    catalog = project / "conf" / "base" / "catalog.yml"
+    catalog.write_text(f"{catalog.read_text()}extra:\n  type: json.JSONDataset\n  filepath: data/extra.json\n")
+    nodes = next(project.glob("src/*/nodes.py"))
+    text = nodes.read_text().replace('"count", name=', '["count", "extra"], name=')
+    nodes.write_text(text.replace('return {"rows": len(table)}', 'return {"rows": len(table)}, "extra"'))
     commit(project)
     version = run(project)
-    catalog = project / "conf" / "base" / "catalog.yml"
-    kept = "filepath: data/table.parquet\n  versioned: true"
-    assert kept in catalog.read_text()
-    catalog.write_text(catalog.read_text().replace(kept, "filepath: data/other.parquet"))
     result = reproduce(version)
     assert result.exit_code == 1
-    assert "table has no versions: making it once more would replace what is there." in result.output
+    assert "extra has no versions: making it once more would replace what is there." in result.output
+    assert versions(project, "count.json") == [version]
 
 
 def test_parameters_there_and_back():

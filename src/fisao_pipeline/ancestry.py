@@ -61,7 +61,9 @@ def _look(dataset: AbstractDataset[Any, Any] | None, name: str, version: str) ->
         return Ancestor(name, version, fault=str(error))
     if record is None and isinstance(dataset, AtomicVersions):
         return Ancestor(name, version, fault="nothing beside it says how it was made")
-    # A model's folder keeps one version and one record, which may be of another by now.
-    if record is not None and record.get("version", version) != version:
-        return Ancestor(name, version, fault=f"was replaced: there is {record['version']} now")
+    # A model's folder keeps one version and one record, which may be of another by now. Its content begins with what
+    # identifies it; a record of before there were contents is taken at its word.
+    there = str(record.get("content", version)).partition(" ")[0] if record is not None else version
+    if not isinstance(dataset, AtomicVersions) and there != version:
+        return Ancestor(name, version, fault=f"was replaced: there is {there} now")
     return Ancestor(name, version, record)
