@@ -88,6 +88,44 @@ def test_another_result_is_told(toy_project, mlflow_store):
     assert "table  the same " in done.output
 
 
+def test_times_may_differ_and_other_columns_are_named(toy_project, mlflow_store):
+    """Both at once, so that only the second run's table is another one."""
+    project = toy_project()
+    nodes = next(project.glob("src/*/nodes.py"))
+    columns = '{"seconds": [time.time()] * 3, "drawn": Path("data/n").read_text(), "number"'
+    nodes.write_text(nodes.read_text().replace('{"number"', columns))
+    commit(project)
+    (project / "data").mkdir()
+    (project / "data" / "n").write_text("1")
+    version = run(project)
+    done = reproduce(version)
+    assert done.exit_code == 0, done.output
+    assert "table  the same     but for times (seconds)" in done.output
+    (project / "data" / "n").write_text("2")
+    done = reproduce(version)
+    assert done.exit_code == 1
+    assert done.output.partition("table  differs ")[2].splitlines()[0].endswith(", in seconds, drawn")
+    assert "count  the same " in done.output
+
+
+def test_a_node_that_names_its_run_is_not_compared(toy_project, mlflow_store):
+    project = toy_project()
+    catalog = project / "conf" / "base" / "catalog.yml"
+    catalog.write_text(
+        catalog.read_text()
+        + "lineage:\n  type: fisao_pipeline.datasets.LineageDataset\n"
+        + "page:\n  type: fisao_pipeline.datasets.AtomicDataset\n  dataset: json.JSONDataset\n"
+        + "  filepath: data/page.json\n  versioned: true\n"
+    )
+    nodes = next(project.glob("src/*/nodes.py"))
+    added = '        Node(lambda count, lineage: lineage, ["count", "lineage"], "page", name="write"),\n    ])'
+    nodes.write_text(nodes.read_text().replace("    ])", f"    {added}", 1))
+    commit(project)
+    done = reproduce(run(project))
+    assert done.exit_code == 0, done.output
+    assert "page   not compared: it names its run and versions, which are new" in done.output
+
+
 def test_an_input_that_changed_is_named(toy_project, mlflow_store):
     raw = """
         table:

@@ -24,6 +24,8 @@ from fisao_pipeline.project import Project, open_project
 from fisao_pipeline.provenance import BrokenRecordError, git_state, read_record
 from fisao_pipeline.suggestions import did_you_mean
 
+# Columns of tables that tell how long something took.
+MEASURED = frozenset({"seconds", "tokens_per_second"})
 Records = Mapping[str, Mapping[str, Any]]
 """By catalog name, the `provenance.json` of what one run made."""
 
@@ -51,13 +53,16 @@ class Outcome:
 
     Attributes:
         name: Catalog name.
-        agrees: Whether its content is the recorded one; None where it cannot be, since it tells of its own run.
+        agrees: Whether its content is the recorded one, but for times; None where it cannot be, since it tells of its
+            own run.
         content: That of the new version.
+        columns: Of a table whose content is another one, the columns that differ.
     """
 
     name: str
     agrees: bool | None
     content: str
+    columns: tuple[str, ...] = ()
 
 
 def made_by(catalog: DataCatalog, run_id: str) -> Records:
@@ -258,21 +263,41 @@ def outcomes(project: Project, records: Records, again: Plan, version: str) -> I
         if any(isinstance(project.catalog.get(read), LineageDataset) for read in node.inputs)
     }
     for name, record in records.items():
-        made = read_record(project.catalog.get(name).provenance_path(version))
+        dataset = project.catalog.get(name)
+        made = read_record(dataset.provenance_path(version))
         content = made["content"] if made is not None else "not made"
-        yield Outcome(name, None if name in tell_their_run else content == record["content"], content)
+        if name in tell_their_run:
+            yield Outcome(name, None, content)
+        elif made is None or content == record["content"]:
+            yield Outcome(name, made is not None, content)
+        else:
+            columns = _differing_columns(dataset.version_path(record["version"]), dataset.version_path(version))
+            yield Outcome(name, bool(columns) and MEASURED.issuperset(columns), content, columns)
+
+
+def _differing_columns(before: Path, now: Path) -> tuple[str, ...]:
+    """Of two parquet files, which columns do not hold the same; none for other files."""
+    if now.suffix != ".parquet":
+        return ()
+    import pyarrow.parquet as pq  # noqa: PLC0415 - slow to import
+
+    tables = [pq.read_table(path) for path in (before, now)]
+    told = [{name: repr(table[name].to_pylist()) for name in table.column_names} for table in tables]
+    names = dict.fromkeys([*told[0], *told[1]])
+    return tuple(name for name in names if told[0].get(name) != told[1].get(name))
 
 
 def lines_of(found: Sequence[Outcome], records: Records) -> Iterator[str]:
     """Outcomes as text."""
     width = max(len(outcome.name) for outcome in found)
     for outcome in found:
-        before = records[outcome.name]["content"]
-        said = {
-            True: f"the same     {before}",
-            False: f"differs      {before} → {outcome.content}",
-            None: "not compared: it names its run and versions, which are new",
-        }[outcome.agrees]
+        before, columns = records[outcome.name]["content"], ", ".join(outcome.columns)
+        if outcome.agrees is None:
+            said = "not compared: it names its run and versions, which are new"
+        elif outcome.agrees:
+            said = "the same     " + (f"but for times ({columns})" if columns else before)
+        else:
+            said = f"differs      {before} → {outcome.content}" + (f", in {columns}" if columns else "")
         yield f"{outcome.name:<{width}}  {said}"
 
 
