@@ -262,8 +262,8 @@ def outcomes(project: Project, records: Records, again: Plan, version: str) -> I
         for name in node.outputs
         if any(isinstance(project.catalog.get(read), LineageDataset) for read in node.inputs)
     }
-    for name, record in records.items():
-        dataset = project.catalog.get(name)
+    for name in (name for node in again.pipeline.nodes for name in node.outputs if name in records):
+        record, dataset = records[name], project.catalog.get(name)
         made = read_record(dataset.provenance_path(version))
         content = made["content"] if made is not None else "not made"
         if name in tell_their_run:
