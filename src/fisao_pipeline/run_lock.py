@@ -111,5 +111,5 @@ def _about_this_process() -> dict[str, Any]:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "start": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": masked(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+        "command": masked(f"{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}"),
     }
