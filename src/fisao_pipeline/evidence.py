@@ -111,7 +111,8 @@ class EvidenceOf:
         read = {
             name: dataset
             for name, dataset in datasets.items()
-            # Values by key are work in progress, each named by all that it depends on; lineage is of the other inputs.
+            # Values by key are work in progress, and each is named by all that it depends on; the lineage says which
+            # versions the other inputs are, not what is in them.
             if not is_parameter(name) and not isinstance(dataset, KeyedFolderDataset | LineageDataset)
         }
         live = [type(dataset) for dataset in read.values() if dataset and not isinstance(dataset, AtomicVersions)]

@@ -117,7 +117,7 @@ class LineageHooks:
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: DataCatalog, inputs: dict[str, Any]) -> dict[str, Any] | None:
-        """Note what a node depends on, log versions and parameters; hand over the records of its inputs if asked."""
+        """Note what a node depends on, log versions and parameters, and hand over its inputs' records if asked."""
         if catalog is not self._catalog:  # a worker process has its own
             self._catalog, self._gather = catalog, EvidenceOf(self._pipeline, catalog, FileMemory(self._data))
         evidence = self._evidence[node.name] = self._gather.of(node)
@@ -167,7 +167,7 @@ class LineageHooks:
     def after_pipeline_run(self) -> None:
         """Log the run's lineage, say in one line what was written, and at the very end where the report is."""
         logger.info("%s.", self._finish())
-        report = self._written(REPORT)
+        report = self._place(REPORT)
         if report is not None:
             # Not through the log, which wraps lines: this one is there to be opened.
             click.echo(f"Report: {report}")
@@ -235,9 +235,9 @@ class LineageHooks:
                 waiting += [pair for pair in record["inputs"].items() if pair[1] is not None]
         return list(found.values())
 
-    def _written(self, name: str) -> Path | None:
-        """Where this run has saved an artifact, as seen from the folder that the command was given in."""
-        version = self._version(name, "resolve_save_version") if self._run and name in self._artifacts() else None
+    def _place(self, name: str) -> Path | None:
+        """Where an artifact is that this run has saved or kept, seen from the folder that the command was given in."""
+        version = self._version(name, "resolve_save_version") if name in self._artifacts() else self._kept.get(name)
         if version is None:
             return None
         path = self._catalog.get(name).version_path(version)

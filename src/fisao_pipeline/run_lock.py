@@ -11,16 +11,18 @@ import sys
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.pipeline import Pipeline
 
 from fisao_pipeline.data_folder import data_folder
 from fisao_pipeline.datasets.locks import SHARES_FOLDER, NoLocksError, lock_file
 from fisao_pipeline.flat_parameters import masked
+
+if TYPE_CHECKING:
+    from kedro.framework.context import KedroContext
 
 logger = logging.getLogger(__name__)
 
@@ -111,5 +113,6 @@ def _about_this_process() -> dict[str, Any]:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "start": datetime.now().astimezone().isoformat(timespec="seconds"),
+        # Of `python -m kedro` Kedro makes one word.
         "command": masked(f"{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}"),
     }

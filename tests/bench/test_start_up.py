@@ -20,6 +20,11 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800), pytest.mark.benchmar
 # The same project with Kedro's own datasets, kedro-mlflow as it comes, and none of this package's settings.
 BARE_FILES = {
     "src/{package}/settings.py": "",
+    # Ours names a resolver of ours.
+    "conf/base/mlflow.yml": """
+        server:
+          mlflow_tracking_uri: sqlite:///mlflow.db
+    """,
     "conf/base/catalog.yml": """
         table:
           type: pandas.ParquetDataset
@@ -35,13 +40,14 @@ BARE_FILES = {
 
 def toy(root: Path, package: str, files: dict[str, str]) -> Path:
     """A project of two nodes that do nothing worth the name."""
+    (root / "conf" / "base").mkdir(parents=True)
+    shutil.copy(PROJECT / "conf" / "base" / "mlflow.yml", root / "conf" / "base" / "mlflow.yml")
     for name, body in {**TOY_FILES, **files}.items():
         path = root / name.format(package=package)
         path.parent.mkdir(parents=True, exist_ok=True)
         # As in the tests' own fixture: all but the nodes hold fields to fill in.
         text = textwrap.dedent(body)
         path.write_text(text if body is TOY_NODES else text.format(package=package, long_text="-"))
-    shutil.copy(PROJECT / "conf" / "base" / "mlflow.yml", root / "conf" / "base" / "mlflow.yml")
     return root
 
 

@@ -1,4 +1,6 @@
-"""Run `image_ingestion` on so many images that memory shows: `python many_images.py 1000000 FOLDER CONF`.
+"""Run `image_ingestion` on so many images that memory shows.
+
+`python -m tests.ingestion.many_images 1000000 FOLDER CONF`, in the project's folder.
 
 Files and decoding are stood in for, all else is the stage as shipped: COCO's two annotation files with the same ids for
 copies, LLaVA-Instruct rows, splits by source, the quarantine and the parquet files. One JSON line says what it took.
@@ -7,13 +9,13 @@ copies, LLaVA-Instruct rows, splits by source, the quarantine and the parquet fi
 import hashlib
 import json
 import logging
-import resource
 import sys
 import time
 from pathlib import Path
 
 import yaml
 from kedro.io import DataCatalog, MemoryDataset
+from tests.peak_memory import peak_memory_mib
 
 from fisao_pipeline.datasets.image_folder import ImageCheck
 from fisao_pipeline.params import ImageIngestionParams
@@ -106,7 +108,7 @@ def main():
     catalog["image_folder"] = MemoryDataset(images, copy_mode="assign")
     catalog["params:image_ingestion"] = MemoryDataset(ImageIngestionParams(**base | SETTINGS), copy_mode="assign")
     stages, rows = [], {}
-    started, written_mib = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    started, written_mib = time.process_time(), peak_memory_mib()
     nodes = create_pipeline().nodes
     for number, node in enumerate(nodes):
         before = time.process_time()
@@ -122,7 +124,7 @@ def main():
         needed = {name for later in nodes[number + 1 :] for name in later.inputs}
         for name in set(node.inputs) - needed:  # as Kedro's runner does
             catalog.release(name)
-        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        peak_mib = peak_memory_mib()
         stages.append([node.name, round(time.process_time() - before, 1), peak_mib])
     took = {"written_mib": written_mib, "peak_mib": peak_mib, "cpu_seconds": round(time.process_time() - started, 1)}
     print(json.dumps({"images": count, "rows": rows, **took, "stages": stages}))  # noqa: T201

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ import torch
 from tests.killing.children import DISK, KINDS, Ended, Fate, import_what_a_run_imports, run_stage
 
 STAGES = ("image_ingestion", "response_sampling", "reward_annotation", "policy_training", "benchmark_evaluation")
-# A stage that is killed for ever would end nothing.
-KILLS_IN_A_ROW = 4
+# A stage that is killed for ever would end nothing; a training has the most to go on with.
+KILLS_IN_A_ROW = dict.fromkeys(STAGES, 3) | {"policy_training": 10}
 KEPT = ("04_feature/response_shards", "06_models/training_checkpoints", "07_model_output/prediction_shards")
 SAVED_AS = {
     "response_shards": ("responses.parquet", "training_rollouts.parquet"),
@@ -156,12 +156,13 @@ def prepare(folder: Path, stages: Sequence[str]) -> Path:
 
 
 def run_uninterrupted(root: Path, stage: str, log: Path, tags: list[str] | None = None) -> Ended:
-    """Run a stage, and import here what it imported, for the forks to come."""
+    """Run a stage, and import here what it imported, for the forks to come; it tells how long these would take."""
     ended = run_stage(root, stage, PARAMETERS, log, tags=tags)
     if ended.code:
         raise RuntimeError(f"{stage} failed without being killed:\n{log.read_text()[-3000:]}")
+    before = time.process_time()
     import_what_a_run_imports(log)
-    return ended
+    return replace(ended, cpu_seconds=max(0.5, ended.cpu_seconds - (time.process_time() - before)))
 
 
 def use_store(root: Path) -> None:
@@ -209,7 +210,9 @@ def campaign(template: Path, folder: Path, whole: Whole, rng: random.Random, lef
     for stage in whole.stages:
         in_a_row = 0
         while True:
-            fate = draw_fate(rng, whole.stages[stage]) if tally.total < end and in_a_row < KILLS_IN_A_ROW else None
+            fate = (
+                draw_fate(rng, whole.stages[stage]) if tally.total < end and in_a_row < KILLS_IN_A_ROW[stage] else None
+            )
             before, versions = parts(root), count_versions(root)
             log = folder / f"{root.name}-{stage}-{in_a_row}.log"
             ended = run_stage(root, stage, PARAMETERS, log, fate)

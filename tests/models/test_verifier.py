@@ -1,5 +1,6 @@
 """Cosines of a dual encoder, each text and each picture embedded once."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,24 @@ def test_scores_are_clips_own_cosines(world, verifier):
     expected = [by_hand(world, verifier, image, text) for image, text in zip(images, TEXTS, strict=True)]
     torch.testing.assert_close(scores.double(), torch.tensor(expected, dtype=torch.float64), atol=1e-5, rtol=0)
     assert len({round(s, 4) for s in expected}) == 3
+
+
+def test_a_verifier_that_is_given_its_embeddings_back_scores_on_in_the_same_bits(world, verifier, monkeypatch):
+    """In another process, where fewer texts would share a batch and its padding."""
+    long = "a photo of a small dog and a large red umbrella beside it"
+    verifier.score(["i00", "i01"], ["cat", long], world.open_image)
+    kept = (
+        {name: tensor.clone() for name, tensor in verifier.tensors().items()},
+        json.loads(json.dumps(verifier.values())),
+    )
+    pairs = ["i00", "i01", "i02", "i02"], ["a dog", "cat", "cat", long]
+    expected = verifier.score(*pairs, world.open_image)
+    other = world.verifier()
+    other.restore(*kept)
+    seen = count_forwards(other, monkeypatch)
+    assert torch.equal(other.score(*pairs, world.open_image), expected)
+    assert seen == {"texts": [1], "images": [1]}
+    assert other.tensors()["texts"].equal(verifier.tensors()["texts"]) and other.values() == verifier.values()
 
 
 def test_each_text_and_picture_is_embedded_once(world, verifier, monkeypatch):

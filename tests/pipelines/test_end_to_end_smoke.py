@@ -394,7 +394,7 @@ def kedro(smoke: Smoke, *arguments: str) -> subprocess.CompletedProcess:
 
 def test_a_stage_runs_from_the_command_line(smoke, default_run):
     before = smoke.versions("object_mentions", "04_feature")
-    done = kedro(smoke, "--pipelines=reward_annotation")
+    done = kedro(smoke, "--pipelines=reward_annotation", "--params=runtime.force=true")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(smoke.versions("object_mentions", "04_feature")) == len(before) + 1
 
@@ -408,7 +408,7 @@ def in_this_process(smoke: Smoke, monkeypatch, *arguments: str) -> Result:
 
 def test_a_stage_runs_by_the_older_spelling_of_the_option(smoke, default_run, monkeypatch):
     before = smoke.versions("object_mentions", "04_feature")
-    done = in_this_process(smoke, monkeypatch, "--pipeline=reward_annotation")
+    done = in_this_process(smoke, monkeypatch, "--pipeline=reward_annotation", "--params=runtime.force=true")
     assert done.exit_code == 0, done.output
     assert len(smoke.versions("object_mentions", "04_feature")) == len(before) + 1
 

@@ -27,4 +27,4 @@ def test_it_sees_what_clips_last_layer_but_one_does():
 
 def test_a_tower_too_narrow_to_pass_on_what_it_reads_is_refused():
     with pytest.raises(ValueError, match="intermediate_size 96 is less than twice 64"):
-        tower_sizes(CLIPVisionConfig(hidden_size=64, intermediate_size=96))
+        tower_sizes(CLIPVisionConfig(hidden_size=64, intermediate_size=96, num_attention_heads=4))

@@ -140,5 +140,7 @@ def sources(text: str | None = None, **changes) -> Sources:
 def hostile(case: Case, text: str) -> Case:
     """The case with a text for every text in it: answer, prompt, categories."""
     mention = next(m for answers in case.answers.values() for answer in answers for m in answer.mentions)
-    answer = Answer(text, text, (replace(mention, start=0, end=len(text), category=text),))
+    # Once as plain text and once as a mention.
+    found = replace(mention, start=len(text), end=2 * len(text), category=text)
+    answer = Answer(text, text + text, (found,))
     return replace(case, true_objects=(text,), answers=dict.fromkeys(case.answers, (answer,)))

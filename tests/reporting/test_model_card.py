@@ -100,8 +100,9 @@ def test_the_probe_before_and_after():
 
 def test_the_evaluation_comes_first():
     for text in (card(), card(probe={"probe_recall": (0.9, 0.7)})):
-        done = with_comparison(text, "| metric |\n|---|\n| CHAIR |")
+        done = with_comparison(text, "| metric |\n|---|\n| CHAIR |", reported=False)
         assert done.index("| CHAIR |") < done.index("## Settings")
         assert "Not measured." not in done
         assert ("| 0.900 | 0.700 |" in done) == ("| 0.900 | 0.700 |" in text)
-    assert "| CHAIR |" in with_comparison("# Another card\n", "| CHAIR |")
+    assert "| CHAIR |" in with_comparison("# Another card\n", "| CHAIR |", reported=False)
+    assert "[report.html](report.html)" in with_comparison(card(), "| CHAIR |", reported=True)

@@ -2,7 +2,7 @@
 
 The shipped VLM captions pictures greedily, the ways in turn, in one process: a prompt at a time, batches in the order
 of the file, and batches of prompts of like length, the longest first, as the evaluation makes them. A line for the
-pocket world's own prompts, which hardly differ in length, and one for prompts of one to twelve sentences. CPU seconds,
+pocket world's own prompts, which hardly differ in length, and one for prompts of one to eight sentences. CPU seconds,
 the least of TIMES.
 """
 
@@ -58,7 +58,7 @@ def measure(policy: Policy, world: PocketWorld, prompts: list[str], size: int, t
 
 
 def main() -> None:
-    count, size, times = (int(given) for given in (sys.argv[1:] + ["192", "64", "3"][len(sys.argv) - 1 :]))
+    count, size, times = (int(given) for given in (sys.argv[1:] + ["64", "32", "3"][len(sys.argv) - 1 :]))
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "pocket_vlm").symlink_to(PROJECT / "data" / "06_models" / "pocket_vlm")
@@ -66,7 +66,7 @@ def main() -> None:
         policy = Policy.load(world.policy_source)
     own = [CAPTION_PROMPTS[i % len(CAPTION_PROMPTS)] for i in range(count)]
     rng = random.Random(0)
-    mixed = [" ".join(rng.choices(CAPTION_PROMPTS, k=rng.randint(1, 12))) for _ in range(count)]
+    mixed = [" ".join(rng.choices(CAPTION_PROMPTS, k=rng.randint(1, 8))) for _ in range(count)]
     for name, prompts in (("own", own), ("mixed", mixed)):
         found = measure(policy, world, prompts, size, times)
         print(json.dumps({"prompts": name, "count": count, "batch": size, **found}))  # noqa: T201

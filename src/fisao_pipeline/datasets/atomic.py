@@ -63,7 +63,7 @@ class AtomicVersions(Recorded, AbstractVersionedDataset[Any, Any]):
 
     def provenance_path(self, version: str | None) -> Path | None:
         """Where the record of how a version came about belongs: beside the artifact in the version's folder."""
-        return self.version_path(version).with_name(PROVENANCE_FILE) if version is not None else None
+        return None if version is None else self.version_path(version).with_name(PROVENANCE_FILE)
 
     @property
     def folder(self) -> Path:

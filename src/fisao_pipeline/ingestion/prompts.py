@@ -66,17 +66,18 @@ def make_prompts(
     asked = _asked_splits(prompts, allowed)
     single = {row: next(iter(splits)) for row, splits in asked.items() if len(splits) == 1}
     dealt = deal_images(images, single, allowed, params)
+    unasked = ~images.index.isin(prompts["image"])
     used = prompts[_usable(prompts, images["file_name"], asked, dealt, rejections)]
+    del prompts  # A copy of it but for what was refused.
     if files is not None and params.max_prompts_per_file is not None:
         used = _first_of_each_file(used, files, params.max_prompts_per_file)
     if files is None:
         used = _template_prompts([row for row in range(len(images)) if row not in dealt.kept_copies], images, params)
     elif params.template_splits:
-        asked_about = set(prompts["image"])
         wanted = [
             row
             for row, split in enumerate(dealt.splits)
-            if split in params.template_splits and row not in dealt.kept_copies and row not in asked_about
+            if unasked[row] and split in params.template_splits and row not in dealt.kept_copies
         ]
         used = pd.concat([used, _template_prompts(wanted, images, params, beside=used["prompt_id"])])
     refused = rejections_table(rejections)
@@ -84,7 +85,7 @@ def make_prompts(
         raise ValueError(f"No usable prompt is left. The first refusals: {refused.head(3).to_dict('records')}")
     table = _table(used, images["image_id"], dealt.splits)
     require_splits(table["split"].unique(), params)
-    del prompts, used  # Before the manifest, a second table of all images, is made.
+    del used  # Before the manifest, a second table of all images, is made.
     manifest = images[MANIFEST_COLUMNS].drop(index=list(dealt.kept_copies)).reset_index(drop=True)
     return manifest, table, refused, rejections_table(quarantined_images(images, dealt))
 
@@ -157,7 +158,7 @@ def _without_repeated(
     for name, file, number in prompts.loc[repeated, ["prompt_id", "file", "number"]].itertuples(index=False):
         reason = f"duplicate prompt id: row {number} of {files[file][0]} repeats it"
         rejections.append(Rejection("prompt", name, reason))
-    return prompts[~repeated]
+    return prompts[~repeated] if repeated.any() else prompts
 
 
 def _prompt_id(source: str, number: int, row: Any) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -117,12 +117,12 @@ class Checkpoints:
                 logger.warning("The checkpoint %s cannot be read and is passed over: %s", key, error)
                 continue
             return unpack(file, rollouts, policy, others)
-        others = set(self.store.keys()) - set(self._own())
-        if others:
+        foreign = set(self.store.keys()) - set(self._own())
+        if foreign:
             logger.info(
                 "%d checkpoint(s) of runs with other settings, models or data are left alone: each goes when its own "
                 "run is finished, and may be deleted at any time.",
-                len(others),
+                len(foreign),
             )
         return None
 
@@ -187,20 +187,13 @@ def random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:
 def set_random_states(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Inverse of ``random_states``."""
     torch.set_rng_state(tensors["torch"])
-    cuda = list(_numbered(tensors, "cuda."))
-    if cuda:
-        torch.cuda.set_rng_state_all(cuda)
+    devices = sum(name.startswith("cuda.") for name in tensors)
+    if devices:
+        torch.cuda.set_rng_state_all([tensors[f"cuda.{index}"] for index in range(devices)])
     keys, *rest = values["numpy"]
     np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), *rest))
     version, words, gauss = values["python"]
     random.setstate((version, tuple(words), gauss))
-
-
-def _numbered(tensors: Mapping[str, Tensor], beginning: str) -> Iterator[Tensor]:
-    index = 0
-    while f"{beginning}{index}" in tensors:
-        yield tensors[f"{beginning}{index}"]
-        index += 1
 
 
 def _adapter_digest(policy: Policy) -> str:

@@ -1,4 +1,5 @@
-"""Score as many captions as COCO val2014 has images: `python many_captions.py CAPTIONS.jsonl FOLDER COUNT`.
+"""Score as many captions as COCO val2014 has images:
+`python -m tests.pipelines.score_predictions.many_captions CAPTIONS.jsonl FOLDER COUNT`.
 
 The captions are real ones, again and again with other numbers in them, so that none is like another; each image has
 annotated objects and five reference captions. One JSON line says what it took.
@@ -6,12 +7,12 @@ annotated objects and five reference captions. One JSON line says what it took.
 
 import itertools
 import json
-import re
 import sys
 import time
 from pathlib import Path
 
 import yaml
+from tests.peak_memory import peak_memory_mib
 
 from fisao_pipeline.params import ScorePredictionsParams
 from fisao_pipeline.pipelines.score_predictions.inputs import read_inputs
@@ -38,11 +39,6 @@ def write(captions: list[str], folder: Path, count: int) -> None:
         ("references", {"images": images, "annotations": references}),
     ):
         (folder / f"{name}.json").write_text(json.dumps(content))
-
-
-def peak_memory_mib() -> int:
-    """Of this program alone: `ru_maxrss` holds what the process was before it became this program, too."""
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
 
 
 def main() -> None:

@@ -387,9 +387,9 @@ def coco_sized(tmp_path_factory):
     source = DATA / "llava15_7b_greedy_500.jsonl"
     if not source.is_file():
         pytest.skip("the reference captions are not part of the project")
-    script, folder = Path(__file__).with_name("many_captions.py"), tmp_path_factory.mktemp("many")
-    command = [sys.executable, str(script), str(source), str(folder), "40504"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    module, folder = "tests.pipelines.score_predictions.many_captions", tmp_path_factory.mktemp("many")
+    command = [sys.executable, "-m", module, str(source), str(folder), "40504"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
