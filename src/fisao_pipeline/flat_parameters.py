@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -31,6 +32,19 @@ def flatten_parameters(inputs: Mapping[str, Any]) -> dict[str, Any]:
         if name == "parameters" or name.startswith("params:"):
             flat.update(_flatten(name.removeprefix("params:") if name != "parameters" else "", value))
     return flat
+
+
+def nest_parameters(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The other way round: dotted keys as nested dicts; what was masked, and so is not known, is left out."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        if MASK not in json.dumps(value):
+            *above, name = key.split(".")
+            place = nested
+            for part in above:
+                place = place.setdefault(part, {})
+            place[name] = value
+    return nested
 
 
 def _flatten(key: str, value: Any) -> Iterable[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner
 
+from fisao_pipeline.ancestry import ancestry
 from fisao_pipeline.data_folder import data_folder
 from fisao_pipeline.datasets.preview import read_provenance
 from fisao_pipeline.datasets.publish import Recorded
@@ -223,17 +224,10 @@ class LineageHooks:
                 found[name] = record
         return found
 
-    def _ancestry(self, versions: Mapping[str, str | None]) -> list[dict[str, Any]]:
+    def _ancestry(self, versions: Mapping[str, str | None]) -> list[Mapping[str, Any]]:
         """Records of these artifacts, of what they were made from, and so on, each once."""
-        found: dict[tuple[str, str], dict[str, Any]] = {}
-        waiting = [(name, version) for name, version in versions.items() if version is not None]
-        while waiting:
-            name, version = waiting.pop()
-            record = read_provenance(self._provenance_path(name, version))
-            if record is not None and (name, version) not in found:
-                found[name, version] = record
-                waiting += [pair for pair in record["inputs"].items() if pair[1] is not None]
-        return list(found.values())
+        known = [(name, version) for name, version in versions.items() if version is not None]
+        return [each.record for each in ancestry(self._catalog, known).values() if each.record is not None]
 
     def _place(self, name: str) -> Path | None:
         """Where an artifact is that this run has saved or kept, seen from the folder that the command was given in."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,12 @@ class Project:
         return sum((registered[name] for name in names), start=Pipeline([]))
 
 
-def open_project(env: str | None, params: str = "") -> Project:
+def open_project(env: str | None, params: str | Mapping[str, Any] = "") -> Project:
     """Read the configuration of the project that the current folder is in.
 
     Args:
         env: The environment; None for the default one.
-        params: Parameters in the form that `kedro run --params` takes.
+        params: Parameters in the form that `kedro run --params` takes, or nested as in a file.
 
     Raises:
         ClickException: There is no project here, or its parameters are not valid.
@@ -68,11 +68,7 @@ def open_project(env: str | None, params: str = "") -> Project:
     if root is None:
         raise click.ClickException("This is no Kedro project: run it in the project's folder.")
     package = bootstrap_project(root).package_name
-    items = [item for item in params.split(",") if item]
-    wrong = next((item for item in items if "=" not in item), None)
-    if wrong is not None:
-        raise click.UsageError(f"'{wrong}' in --params is no `name=value`.")
-    given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(items))
+    given = _parsed(params) if isinstance(params, str) else dict(params)
     loader = settings.CONFIG_LOADER_CLASS(
         conf_source=str(root / settings.CONF_SOURCE), env=env, runtime_params=given, **settings.CONFIG_LOADER_ARGS
     )
@@ -90,3 +86,12 @@ def open_project(env: str | None, params: str = "") -> Project:
         return Project(root, context.catalog, data_folder(loader, root))
     except (ValidationError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _parsed(params: str) -> dict[str, Any]:
+    items = [item for item in params.split(",") if item]
+    wrong = next((item for item in items if "=" not in item), None)
+    if wrong is not None:
+        raise click.UsageError(f"'{wrong}' in --params is no `name=value`.")
+    given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(items))
+    return given

@@ -46,7 +46,7 @@ def read_lineage(records: Sequence[Record]) -> Lineage:
         records: Of the report's inputs, of their inputs, and so on; none where nothing was recorded.
     """
     artifacts = sorted(records, key=lambda record: (record["version"], record["created"]), reverse=True)
-    commits = _distinct(map(_commit, artifacts))
+    commits = _distinct(map(said_commit, artifacts))
     libraries = _values((record["libraries"] for record in artifacts), str)
     parameters = _values((record["parameters"] for record in artifacts), _shown)
     sources = _sources(artifacts)
@@ -94,7 +94,8 @@ def _sources(artifacts: Sequence[Record]) -> dict[str, list[str]]:
     return _values(inputs, lambda version: version or _NO_VERSION)
 
 
-def _commit(record: Record) -> str:
+def said_commit(record: Record) -> str:
+    """The state of the code that an artifact was made by, in a few words."""
     if not record["git_commit"]:
         return "outside a repository"
     return record["git_commit"][:10] + (", files changed" if record["git_dirty"] else "")
