@@ -2,12 +2,13 @@
 
 import click
 
+from fisao_pipeline.delivery import deliver
 from fisao_pipeline.export import export, merge
 from fisao_pipeline.pinning import convert, pin
 from fisao_pipeline.prune import prune
 from fisao_pipeline.status import status
 
 
-@click.group(commands=[status, prune, merge, export, pin, convert])
+@click.group(commands=[status, prune, deliver, merge, export, pin, convert])
 def cli() -> None:
     """What is there and whether it is fresh, adapters that leave the project, models that come into it."""
