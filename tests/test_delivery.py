@@ -8,11 +8,11 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 from mlflow.exceptions import MlflowException
+from tests.test_hooks import listener, only_run, run  # noqa: F401 - a fixture
 
 from fisao_pipeline import delivery
 from fisao_pipeline.commands import cli
 from fisao_pipeline.delivery import HERE_TAG, THERE_TAG, WAITING_TAG, Delivery, Server
-from tests.test_hooks import listener, only_run, run  # noqa: F401 - a fixture
 
 # To the code a server like any other; to MLflow another name of SQLite, with no process to start.
 DATABASE = "sqlite+pysqlite:///"
@@ -115,8 +115,9 @@ def test_after_a_failure_at_any_request_another_process_sends_the_rest_once(
     made = []
     with monkeypatch.context() as patch:
         for name in ("create_experiment", "create_run", "log_batch", "log_artifacts", "set_terminated"):
+            original = getattr(mlflow.MlflowClient, name)
 
-            def lost(client, *arguments, _real=getattr(mlflow.MlflowClient, name), **options):
+            def lost(client, *arguments, _real=original, **options):
                 answer = _real(client, *arguments, **options)
                 if client.tracking_uri == server:
                     made.append(1)
@@ -174,37 +175,37 @@ def test_the_end_of_a_run_waits_no_longer_than_is_said(recorded, silent, mlflow_
     assert f"MLflow run {recorded} has not wholly reached http://***@127.0.0.1" in caplog.text
 
 
-def test_what_a_dead_server_missed_is_sent_by_the_next_run_and_by_the_command(
-    toy_project,
-    listener,
-    server,
-    monkeypatch,
-    tmp_path,  # noqa: F811
+def test_what_a_dead_server_missed_is_sent_by_the_command_and_by_the_next_run(
+    toy_project, mlflow_template, server, monkeypatch
 ):
     project = toy_project()
-    path = Path(server.removeprefix(DATABASE))
-    away = path.rename(path.with_suffix(".away"))
-    path.mkdir()  # no database can be opened here
+    store = project / "data" / "mlflow" / "mlflow.db"
+    store.parent.mkdir(parents=True)
+    store.write_bytes(Path(mlflow_template).read_bytes())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    monkeypatch.setattr(delivery, "END_SECONDS", 5.0)
-    run(project, listener=listener, behaviour="work")
-    assert "takes nothing now" in " ".join(listener.messages)
-    path.rmdir()
-    away.rename(path)
+
+    def dead(client, *arguments, **options):
+        raise MlflowException("nobody is there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "create_run", dead)
+        run(project)
     answer = CliRunner().invoke(cli, ["deliver"])
     assert answer.exit_code == 0, answer.output
-    local = only_run(f"sqlite:///{project}/data/mlflow/mlflow.db")
+    local = only_run(f"sqlite:///{store}")
     assert f"1 run delivered {local.info.run_id}" in answer.output
     there = only_run(server)
     assert there.data.tags[HERE_TAG] == local.info.run_id
     assert there.data.metrics == {"rows_seen": 3.0}
     assert there.info.status == "FINISHED"
-    monkeypatch.setattr(delivery, "END_SECONDS", 60.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "create_run", dead)
+        run(project, behaviour="fast")
     with pytest.raises(ValueError, match="asked to fail"):
         run(project, behaviour="fail")
     client = mlflow.MlflowClient(server)
     runs = client.search_runs([client.get_experiment_by_name("fisao_pipeline").experiment_id])
-    assert sorted(one.info.status for one in runs) == ["FAILED", "FINISHED"]
+    assert sorted(one.info.status for one in runs) == ["FAILED", "FINISHED", "FINISHED"]
 
 
 def test_the_command_says_where_there_is_no_server(toy_project):

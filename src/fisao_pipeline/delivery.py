@@ -241,7 +241,8 @@ class Delivery:
         thread = self._thread or self._begin()
         thread.join(END_SECONDS_SILENT if self._silent else END_SECONDS)
         if self._silent or thread.is_alive():
-            logger.info(
+            logger.log(
+                logging.INFO if self._warned else logging.WARNING,
                 "MLflow run %s has not wholly reached %s: the next run sends the rest, or `%s`.",
                 run_id,
                 self._server.name,
@@ -278,12 +279,12 @@ class Delivery:
         return done, failure
 
     def _waiting(self, here: MlflowClient) -> list[str]:
-        """Of this session's run first, then of those before."""
+        """Ids of runs, the latest first, as MLflow sorts them."""
         experiments = [experiment.experiment_id for experiment in here.search_experiments()]
         runs = _search(
             here, experiments, f"tags.`{WAITING_TAG}` = 'true' and tags.`{SERVER_TAG}` = '{self._server.name}'"
         )
-        return [run.info.run_id for run in runs]  # the latest first, as MLflow sorts
+        return [run.info.run_id for run in runs]
 
     def _begin(self) -> threading.Thread:
         # A daemon: a process that has done its work does not wait for a server.
