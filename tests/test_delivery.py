@@ -184,11 +184,11 @@ def test_what_a_dead_server_missed_is_sent_by_the_command_and_by_the_next_run(
     store.write_bytes(Path(mlflow_template).read_bytes())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
 
-    def dead(client, *arguments, **options):
+    def dead(copy, run):
         raise MlflowException("nobody is there")
 
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow.MlflowClient, "create_run", dead)
+        patch.setattr(delivery._RunCopy, "_open", dead)
         run(project)
     answer = CliRunner().invoke(cli, ["deliver"])
     assert answer.exit_code == 0, answer.output
@@ -199,7 +199,7 @@ def test_what_a_dead_server_missed_is_sent_by_the_command_and_by_the_next_run(
     assert there.data.metrics == {"rows_seen": 3.0}
     assert there.info.status == "FINISHED"
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow.MlflowClient, "create_run", dead)
+        patch.setattr(delivery._RunCopy, "_open", dead)
         run(project, behaviour="fast")
     with pytest.raises(ValueError, match="asked to fail"):
         run(project, behaviour="fail")
