@@ -23,6 +23,7 @@ from fisao_pipeline.delivery import Delivery, Server, first_line, short_patience
 logger = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:///"
+_TRACKING_URI = "MLFLOW_TRACKING_URI"
 _LOCAL = ("sqlite:", "file:")
 
 
@@ -129,9 +130,13 @@ class TrackingHooks:
         settings, server = _recorded_here(settings, data)
         settings = _inside_project(settings, context.project_path)
         context.config_loader["mlflow"] = settings
+        chosen = os.environ.get(_TRACKING_URI)
         with short_patience():  # of a run that is written straight to a server
             self._hook.after_context_created(context)
         if server is not None:
+            # MLflow has put the store here into the environment, where the next session would find it chosen.
+            os.environ.pop(_TRACKING_URI, None)
+            os.environ.update({} if chosen is None else {_TRACKING_URI: chosen})
             self._delivery = Delivery(settings["server"]["mlflow_tracking_uri"], server, data)
             context.__setattr__("delivery", self._delivery)  # for `deliver`
             self._hook.mlflow_config.server.mlflow_tracking_uri = server.uri  # for `kedro mlflow ui`
