@@ -39,4 +39,4 @@ def test_hallucinations_fall_and_recall_stays(env, tmp_path, mlflow_store):
     assert base["chair_i"] > 0.3, "there must be something to mend"
     assert aligned["chair_i"] <= 0.4 * base["chair_i"], (base, aligned)
     assert aligned["recall"] >= base["recall"] - 0.02, (base, aligned)
-    assert aligned["pope_accuracy"] >= base["pope_accuracy"] - 0.01, (base, aligned)
+    assert aligned["pope_accuracy"] >= base["pope_accuracy"] - 0.02, (base, aligned)

@@ -190,10 +190,9 @@ def test_other_runners_leave_the_same_lineage(toy_project, mlflow_store, runner)
     assert set(lineage["artifacts"]) == {"table", "count"}
 
 
-@pytest.mark.parametrize("uri", ["no-such-scheme://nowhere", "http://127.0.0.1:9"])
-def test_runs_without_a_reachable_mlflow(toy_project, mlflow_store, listener, monkeypatch, uri):
+def test_runs_where_the_store_cannot_be_written(toy_project, mlflow_store, listener, monkeypatch):
     project = toy_project()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/mlflow.db")
     # A node that logs must look whether a run is active; this one does not, so it is replaced.
     nodes = next(project.glob("src/*/nodes.py"))
     nodes.write_text(nodes.read_text().replace('mlflow.log_metric("rows_seen", len(table))', ""))

@@ -2,6 +2,7 @@
 
 import click
 
+from fisao_pipeline.delivery import deliver
 from fisao_pipeline.export import export, merge
 from fisao_pipeline.lineage import lineage
 from fisao_pipeline.pinning import convert, pin
@@ -10,6 +11,6 @@ from fisao_pipeline.reproduce import reproduce
 from fisao_pipeline.status import status
 
 
-@click.group(commands=[status, lineage, reproduce, prune, merge, export, pin, convert])
+@click.group(commands=[status, lineage, reproduce, prune, deliver, merge, export, pin, convert])
 def cli() -> None:
     """What is there and whether it is fresh, adapters that leave the project, models that come into it."""

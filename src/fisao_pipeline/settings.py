@@ -18,8 +18,8 @@ SESSION_CLASS = InterruptibleSession
 
 # TrackingHooks is kedro-mlflow's hook with a few things mended, so the one it registers itself must not run as well.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow", "kedro-mlflow")  # as its releases have spelled themselves
-# Of hooks that want to be first, the last here is: PreflightHooks looks at a folder that nobody else writes into.
-HOOKS = (TrackingHooks(), LineageHooks(), PreflightHooks(), PlanHooks(), DeterminismHooks(), RunLockHooks())
+# Of hooks that want to be first, the last here is: what PreflightHooks refuses has not written so much as a lock.
+HOOKS = (TrackingHooks(), LineageHooks(), RunLockHooks(), PreflightHooks(), PlanHooks(), DeterminismHooks())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

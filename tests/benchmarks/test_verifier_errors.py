@@ -41,7 +41,7 @@ def test_by_hand():
 
 def test_in_words():
     words = format_errors(verifier_errors(MENTIONS))
-    assert "CHAIR_i 40.0 % -> 50.0 %" in words
+    assert "greedy, repeats left out: CHAIR_i 40.0 % -> 50.0 %" in words, "the table's CHAIR_i is of all mentions"
     assert "would leave 33.3 %, taking 33.3 %" in words
     assert "100.0 % of the 1 hallucinations" in words
 

@@ -182,7 +182,7 @@ def test_of_concurrent_saves_of_one_version_one_wins_whole(tmp_path):
     for thread in threads:
         thread.join()
     assert len(errors) == 7
-    assert all("exist" in error for error in errors)
+    assert all("exist" in error for error in errors), errors
     numbers = dataset(tmp_path).load()["n"]
     assert len(numbers) == 1000
     assert len(set(numbers)) == 1

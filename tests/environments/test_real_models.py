@@ -81,7 +81,11 @@ def test_only_what_differs_from_base_is_there(env):
     assert set(named) == {*MODELS, "image_folder", "raw_annotations", "raw_prompts"}
     assert all(load(env)["catalog"][name] != catalog[name] for name in named)
     # Everything else goes where this environment's runs are.
-    others = {name: entry["filepath"] for name, entry in load(env)["catalog"].items() if name not in named}
+    others = {
+        name: entry["filepath"]
+        for name, entry in load(env)["catalog"].items()
+        if name not in named and "filepath" in entry
+    }
     assert others
     assert all(path.startswith(f"data/{env}/") for path in others.values())
 

@@ -110,7 +110,8 @@ def test_the_configuration_is_as_it_was(base):
 @pytest.mark.parametrize("env", ["base", "smoke"])
 @pytest.mark.parametrize("study", ["ablation", "seed_study"])
 def test_every_study_of_the_configuration_can_be_planned(env, study):
-    """Each arm differs from the others, and from the default in one parameter at most beside those of its trainer.
+    """Each arm differs from the others, and from the default in one parameter at most beside those of its trainer
+    and a learning rate of its own.
 
     Prompts go with responses per prompt: a round has as many responses in every arm.
     """
@@ -119,7 +120,7 @@ def test_every_study_of_the_configuration_can_be_planned(env, study):
     assert len(rows) == len(wanted.arms) * len(wanted.seeds)
     flats = [str(row.settings.flat()) for row in rows]
     assert len(set(flats)) == len(flats)
-    companions = ("policy_training.dpo.", "response_sampling.prompts_per_round")
+    companions = ("policy_training.dpo.", "policy_training.ppo.learning_rate", "response_sampling.prompts_per_round")
     chosen = [[key for key in one.set if not key.startswith(companions)] for one in wanted.arms]
     assert all(len(keys) <= 1 for keys in chosen)
     if env == "base":

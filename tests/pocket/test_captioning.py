@@ -1,11 +1,14 @@
 """The captioners' lesson: what is computed at once costs what single forward passes do, and it is learnt."""
 
+import copy
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.pocket.conftest import Family, train_family, untrained_clip
+from transformers import PreTrainedModel
 
 from fisao_pipeline.method.calibration import auroc
 from fisao_pipeline.models.decoding import Decoding
@@ -20,6 +23,7 @@ from fisao_pipeline.pocket.scenes import CATEGORIES, draw_scenes, render_scene
 
 def test_what_is_computed_at_once_costs_what_single_examples_do(family: Family):
     """Captions and answers about several pictures: the mean loss of every example in a forward pass of its own."""
+    family = replace(family, policy=outspoken(family.policy))
     rng = random.Random(5)
     scenes = draw_scenes(3, 4)
     examples = [
@@ -38,6 +42,16 @@ def test_what_is_computed_at_once_costs_what_single_examples_do(family: Family):
             losses[example.is_question].append(single_loss(family, lesson, pixels[[row]], example))
     torch.testing.assert_close(caption, torch.cat(losses[False]).mean(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(question, torch.cat(losses[True]).mean(), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def outspoken(model: PreTrainedModel) -> PreTrainedModel:
+    """With weights so large that whatever is read, padding too, shows in the loss."""
+    louder = copy.deepcopy(model)
+    for parameter in louder.parameters():
+        if parameter.ndim > 1:
+            parameter.mul_(4.0)
+    return louder
 
 
 @torch.no_grad()

@@ -44,6 +44,7 @@ def _sizes(counts: Mapping[str, Mapping[str, Any]]) -> str:
     for name, of in counts.items():
         said = [f"{of['scored']} of {of['rows']} predictions scored"]
         said += [f"{count} left out ({reason})" for reason, count in of["left_out"].items()]
+        said += [f"none for {of['unanswered']} more in the annotations"] if of["unanswered"] else []
         said += [f"{of['empty']} empty"] if of["empty"] else []
         said += [f"{of['not_in_latin_letters']} not in Latin letters"] if of["not_in_latin_letters"] else []
         parts.append((f"{name}: " if name else "") + ", ".join(said))

@@ -45,9 +45,10 @@ def format_errors(errors: dict[str, dict[str, dict[str, Any]]]) -> str:
         if {"base", "aligned"} <= models.keys():
             base, aligned = models["base"], models["aligned"]
             lines.append(
-                f"{decoding}: CHAIR_i {_percent(base['chair_i'])} -> {_percent(aligned['chair_i'])}. The reward alone "
-                f"would leave {_percent(base['chair_i_filtered'])}, taking {_percent(base['charged'])} of the correct "
-                f"mentions too. It approves of {_percent(aligned['approved'])} of the {aligned['hallucinated']} "
+                f"{decoding}, repeats left out: CHAIR_i {_percent(base['chair_i'])} -> {_percent(aligned['chair_i'])}. "
+                f"The reward alone would leave {_percent(base['chair_i_filtered'])}, taking "
+                f"{_percent(base['charged'])} of the correct mentions too. It approves of "
+                f"{_percent(aligned['approved'])} of the {aligned['hallucinated']} "
                 "hallucinations that the aligned model still has."
             )
     return "\n".join(lines)

@@ -23,6 +23,10 @@ WriteRecord = Callable[[Path, Path], None]
 """Called with an artifact that is about to be published, and where a record of how it came about belongs."""
 
 
+class VersionExistsError(DatasetError):
+    """Somebody else has published this version meanwhile."""
+
+
 class Recorded:
     """A dataset whose next save takes a record along: an artifact is never there without it."""
 
@@ -67,7 +71,9 @@ def publish_version(root: Path, version: str, name: str) -> Iterator[Path]:
         except OSError as error:
             if not target.exists():
                 raise
-            raise DatasetError(f"Version '{version}' of '{root}' exists already and is never overwritten.") from error
+            raise VersionExistsError(
+                f"Version '{version}' of '{root}' exists already and is never overwritten."
+            ) from error
         _sync_folder(root)
 
 
@@ -122,6 +128,8 @@ def _staging(root: Path, name: str) -> Iterator[Path]:
         _remove_stale(root)
         staging.mkdir()
         yield staging
+    except VersionExistsError:  # which says all, and not that the disk refused
+        raise
     except Exception as error:  # of any library: each has its own for a full disk
         reason = write_failure(error, root)
         if reason is None:

@@ -23,21 +23,24 @@ class Predictions:
         rejected: The other rows, and ids without a prediction: ``kind``, ``name``, ``reason``.
         rows: How many rows the file holds.
         missing: How many of ``rejected`` are ids without a prediction.
+        unanswered: How many more ids have none, which is no fault: a file may be about a part of the images.
     """
 
     table: pd.DataFrame
     rejected: pd.DataFrame
     rows: int
     missing: int
+    unanswered: int = 0
 
     def counts(self) -> dict[str, Any]:
-        """What a result has to say of them: rows, scored, left out by reason, empty, and not in Latin letters."""
+        """What a result has to say: rows, scored, left out by reason, unanswered, empty, and not in Latin letters."""
         reasons = [reason.split(":", 1)[0] for reason in self.rejected["reason"]]
         texts = [text for text in self.table["response"] if isinstance(text, str)]
         return {
             "rows": self.rows,
             "scored": len(self.table),
             "left_out": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
+            "unanswered": self.unanswered,
             "empty": sum(not text.strip() for text in texts),
             "not_in_latin_letters": sum(map(_is_foreign, texts)),
         }
@@ -51,6 +54,7 @@ def read_predictions(
     value_field: str,
     find_id: Callable[[Any], str | None],
     expected: Collection[str] = (),
+    known: Collection[str] = (),
     several: bool = False,
     read_value: Callable[[Any], Any] | None = None,
     more_fields: Sequence[str] = (),
@@ -65,6 +69,7 @@ def read_predictions(
         value_field: Field of the answer.
         find_id: From that field's content to the id that the annotations use; None for what they do not hold.
         expected: Ids that must have a prediction each.
+        known: Ids of which those without a prediction are counted, as no fault.
         several: Whether an id may have several; else only the first counts.
         read_value: From the answer's field to the answer, or ValueError with the reason; by default it must be text,
             which may be empty.
@@ -102,7 +107,8 @@ def read_predictions(
     missing = [item_id for item_id in dict.fromkeys(expected) if item_id not in seen]
     rejections += [Rejection("prediction", f"{source} id {item_id}", "missing: no prediction") for item_id in missing]
     frame = pd.DataFrame(table, columns=[*COLUMNS, *more_fields]).astype({"line": "int64", "item_id": "str"})
-    return Predictions(frame, rejections_table(rejections), last, len(missing))
+    unanswered = len(set(known) - seen - set(missing))
+    return Predictions(frame, rejections_table(rejections), last, len(missing), unanswered)
 
 
 def require_enough(predictions: Predictions, source: str, max_share: float) -> None:

@@ -137,8 +137,8 @@ class PolicyTrainer:
         before = self.probe()
         self.log_metrics(before, 0)
         kept = Kept(-1, before.get("probe_score", -math.inf), self.policy.adapter_state()[1])
+        # Not kept yet: a first round that is refused shall leave nothing.
         self.state = TrainingState(kept, [{"round": -1.0, "sampled_tokens": 0.0, **before}])
-        self._checkpoint()
 
     def _finish_round(self, row: dict[str, float]) -> None:
         """Log a round's row, keep its adapter if it is the best, and a checkpoint."""

@@ -60,7 +60,8 @@ def test_captions_are_scored_and_said_in_json_table_and_mlflow(project, chair, c
         "objects_per_caption": 3 / 5,
         "repeated_mentions": 0.0,
     }
-    assert scored["counts"][""] == {"rows": 5, "scored": 5, "left_out": {}, "empty": 1, "not_in_latin_letters": 0}
+    counts = {"rows": 5, "scored": 5, "left_out": {}, "unanswered": 0, "empty": 1, "not_in_latin_letters": 0}
+    assert scored["counts"][""] == counts
     assert scored["settings"]["word_chain"] == "reference"
     assert re.fullmatch("[0-9a-f]{64}", scored["files"]["score_predictions.chair.predictions"])
     assert scored["breakdowns"]["by_category"][0] == {
@@ -248,7 +249,7 @@ def test_real_captions_through_the_pipeline(project):
     assert round(metrics["recall"]["value"], 4) == 0.7979
 
 
-def test_the_other_benchmarks_in_one_run(project, tmp_path):
+def test_the_other_benchmarks_in_one_run(project, tmp_path, capsys):
     """Each from its own file, with a fault in each; the item table holds them all."""
     images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}]
     references = [{"image_id": 1, "caption": "A dog sits."}, {"image_id": 2, "caption": "Two cats sleep."}]
@@ -259,6 +260,7 @@ def test_the_other_benchmarks_in_one_run(project, tmp_path):
             [
                 {"id": 1, "type": "generative", "truth": ["dog"], "hallu": ["cat"]},
                 {"id": 2, "type": "discriminative-hallucination", "truth": "no"},
+                {"id": 3, "type": "generative", "truth": ["dog"], "hallu": ["cat"]},
             ]
         )
     )
@@ -326,6 +328,9 @@ def test_the_other_benchmarks_in_one_run(project, tmp_path):
         "h.jsonl line 2": "not a list of words: str",
         "s.jsonl line 2": "not a cosine: 9",
     }
+    unanswered = {name: scored["counts"][""]["unanswered"] for name, scored in benchmarks.items()}
+    assert unanswered == {"amber": 1, "mme": 0, "captions": 1, "object_halbench": 1, "clip_score": 0}
+    assert "none for 1 more in the annotations" in capsys.readouterr().out
     assert list(benchmarks) == ["amber", "mme", "captions", "object_halbench", "clip_score"]
     assert set(project.table("scored_items")["benchmark"]) == set(benchmarks)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from fisao_pipeline.benchmarks.amber import read_annotations
+from fisao_pipeline.benchmarks.amber import GENERATIVE, read_annotations
 from fisao_pipeline.benchmarks.pope import published_questions
 from fisao_pipeline.datasets.image_decoding import MAX_PIXELS
 from fisao_pipeline.datasets.json_stream import open_json, tolerant_rows
@@ -78,6 +78,7 @@ def _read_chair(block: ChairScoring) -> tuple[dict[str, Predictions], dict[str, 
         value_field=block.text_field,
         find_id=id_reader(block.image_ids, truth),
         expected=[*truth.objects, *(i for i in truth.captions if i not in truth.objects)] if block.every_image else (),
+        known=truth.objects.keys() | truth.captions.keys(),
         several=block.several_per_image,
     )
     return {"": predictions}, _of_images(truth, predictions.table["item_id"].unique())
@@ -114,6 +115,10 @@ def _read_amber(block: AmberScoring) -> tuple[dict[str, Predictions], dict[str, 
         find_id=_among(annotations),
     )
     used = {item_id: annotations[item_id] for item_id in predictions.table["item_id"]}
+    # Descriptions and questions are two benchmarks in one file, and may be answered one without the other.
+    answered = {row["type"] == GENERATIVE for row in used.values()}
+    asked = sum((row["type"] == GENERATIVE) in answered for row in annotations.values())
+    predictions = replace(predictions, unanswered=asked - len(used))
     return {"": predictions}, {"annotations": used, "words": words}
 
 
@@ -163,6 +168,7 @@ def _read_captions(block: CaptionScoring) -> tuple[dict[str, Predictions], dict[
         id_field=block.id_field,
         value_field=block.text_field,
         find_id=id_reader(block.image_ids, truth),
+        known=truth.captions,
     )
     return {"": predictions}, _of_images(truth, predictions.table["item_id"])
 
@@ -175,6 +181,7 @@ def _read_halbench(block: HalBenchScoring) -> tuple[dict[str, Predictions], dict
         id_field=block.id_field,
         value_field=block.objects_field,
         find_id=id_reader(block.image_ids, truth),
+        known=truth.objects.keys() | truth.captions.keys(),
         several=True,
         read_value=read_words,
     )
