@@ -334,7 +334,5 @@ def test_a_session_gives_the_lock_back_when_a_run_was_refused(toy_project):
     with settings.SESSION_CLASS.create(project_path=project, runtime_params={"blok": {}}) as session:
         with pytest.raises(NotReadyError):
             session.run()
-    from fisao_pipeline.datasets.locks import lock_file
-    from fisao_pipeline.run_lock import LOCK_FILE
-
-    assert lock_file(project / "data" / LOCK_FILE) is not None
+    second = run(project)
+    assert versions(project, "table.parquet") == [second]
