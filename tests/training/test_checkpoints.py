@@ -18,7 +18,7 @@ from tests.training.test_loop import NO_TRUTH, SAMPLING, ToyAnnotator, first_rou
 from fisao_pipeline.datasets.keyed_folder import KeyedFolder
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.tensor_file import TensorFile
-from fisao_pipeline.training.checkpoints import Checkpoints, random_states, set_random_states
+from fisao_pipeline.training.checkpoints import Checkpoints, Kept, TrainingState
 from fisao_pipeline.training.loop import PolicyTrainer, TrainingResult
 from fisao_pipeline.training.run import TrainingInputs
 from fisao_pipeline.training.shards import Shards, drop
@@ -212,10 +212,12 @@ def test_a_round_that_was_half_sampled_is_not_sampled_again(world, first, tmp_pa
     assert_same(result, expected)
 
 
-def test_random_states_come_back():
-    before = random_states()
+def test_random_states_come_back(world, tmp_path):
+    """Training draws from seeds of its own; what a trainer or a model draws beside them is no other after a restart."""
+    checkpoints, policy = kept_in(tmp_path), toy_policy(world)
+    checkpoints.save(policy, {}, TrainingState(Kept(-1, 0.0, policy.adapter_state()[1]), []))
     drawn = torch.rand(3), np.random.rand(3), random.random(), random.gauss(0, 1), np.random.randn()
-    set_random_states(*before)
+    assert checkpoints.restore(policy, {}) is not None
     again = torch.rand(3), np.random.rand(3), random.random(), random.gauss(0, 1), np.random.randn()
     assert torch.equal(drawn[0], again[0]) and (drawn[1] == again[1]).all() and drawn[2:] == again[2:]
 
