@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -10,7 +11,7 @@ from tests.test_hooks import FORCED, only_run, provenance_of, run
 
 from fisao_pipeline.commands import cli
 from fisao_pipeline.flat_parameters import flatten_parameters, nest_parameters
-from fisao_pipeline.provenance import seal
+from fisao_pipeline.provenance import machine, seal
 from fisao_pipeline.reproduce import code_fault
 
 COMMIT = "c" * 40
@@ -251,3 +252,35 @@ def test_parameters_there_and_back():
     flat = flatten_parameters({f"params:{name}": value for name, value in nested.items()})
     assert nest_parameters(flat) == nested
     assert nest_parameters({"hub.token": "***", "hub.url": "https://***@host/x", "hub.id": 1}) == {"hub": {"id": 1}}
+
+
+def test_a_process_without_torch_has_no_device(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert machine() == {"device": None, "threads": None}
+
+
+def test_another_device_or_number_of_threads_is_warned_of(toy_project, mlflow_store):
+    """Told after the run, by what was computed on; a record of before there were such fields tells nothing."""
+    import torch
+
+    project = toy_project()
+    commit(project)
+    version = run(project)
+    record = provenance_of(project, "count.json", version)
+    assert record["environment"] == "local" and record["threads"] == torch.get_num_threads()
+    assert record["device"] == f"CPU {torch.backends.cpu.get_cpu_capability()}"
+    elsewhere = {"environment": "smoke", "device": "NVIDIA H100 80GB HBM3", "threads": record["threads"] + 7}
+    change(project, "count.json", version, **elsewhere)
+    old = provenance_of(project, "table.parquet", version)
+    for key in elsewhere:
+        del old[key]
+    place = project / "data" / "table.parquet" / version / "provenance.json"
+    place.write_text(json.dumps(old | {"seal": seal(old)}))
+    done = reproduce(version)
+    assert done.exit_code == 0, done.output
+    warnings = [line for line in done.output.splitlines() if line.startswith("Warning: ")]
+    assert warnings == [
+        f"Warning: device NVIDIA H100 80GB HBM3 → {record['device']}",
+        "Warning: environment smoke → local",
+        f"Warning: threads {record['threads'] + 7} → {record['threads']}",
+    ]

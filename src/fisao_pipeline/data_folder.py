@@ -1,4 +1,4 @@
-"""The folder that an environment's artifacts are in."""
+"""What an environment is called, and the folder that its artifacts are in."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def data_folder(config_loader: AbstractConfigLoader, project: Path) -> Path:
     except (MissingConfigException, KeyError):
         named = None
     return Path(project, named or "data")
+
+
+def environment_of(config_loader: AbstractConfigLoader) -> str:
+    """The environment that a configuration is read for: the default one where none was named."""
+    return config_loader.env or getattr(config_loader, "default_run_env", "")

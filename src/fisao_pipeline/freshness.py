@@ -34,12 +34,14 @@ class Verdict:
         reasons: In words; none for what is fresh or missing.
         version: The version that was looked at, where there is one.
         session: The run that made it, where that is known.
+        content: What was saved, where that is known and it is fresh.
     """
 
     state: State
     reasons: tuple[str, ...] = ()
     version: str | None = None
     session: str | None = None
+    content: str | None = None
 
     def __str__(self) -> str:
         return self.state + (f": {'; '.join(self.reasons)}" if self.reasons else "")
@@ -99,4 +101,4 @@ def _compare(record: Mapping[str, Any] | None, evidence: Evidence, version: str 
         return Verdict(State.UNKNOWN, (reason,), version)
     if evidence.fingerprint is None or record["fingerprint"] != evidence.fingerprint:
         return Verdict(State.STALE, tuple(evidence.differences(record)), version)
-    return Verdict(State.FRESH, (), version, record.get("kedro_session_id"))
+    return Verdict(State.FRESH, (), version, record.get("kedro_session_id"), record.get("content"))

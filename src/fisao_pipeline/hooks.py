@@ -17,7 +17,8 @@ from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner
 
 from fisao_pipeline.ancestry import ancestry
-from fisao_pipeline.data_folder import data_folder
+from fisao_pipeline.data_folder import data_folder, environment_of
+from fisao_pipeline.datasets.adapter_folder import AdapterFolderDataset
 from fisao_pipeline.datasets.preview import read_provenance
 from fisao_pipeline.datasets.publish import Recorded
 from fisao_pipeline.determinism import is_deterministic, runtime_params
@@ -25,6 +26,8 @@ from fisao_pipeline.evidence import Evidence, EvidenceOf, is_kept, version_of
 from fisao_pipeline.file_memory import FileMemory, sha256
 from fisao_pipeline.flat_parameters import flatten_parameters
 from fisao_pipeline.freshness import State, Verdict, judge_node
+from fisao_pipeline.mlflow_adapters import find_adapter, log_adapter
+from fisao_pipeline.mlflow_inputs import dataset_inputs
 from fisao_pipeline.provenance import RunContext, build_record, git_state, write_json
 from fisao_pipeline.resume import inexpressible, resume_command, unfinished_nodes
 
@@ -46,7 +49,7 @@ class LineageHooks:
     """
 
     def __init__(self) -> None:
-        self._project, self._data = Path.cwd(), Path.cwd() / "data"
+        self._project, self._data, self._environment = Path.cwd(), Path.cwd() / "data", ""
         self._warned = False
         self._forget()
 
@@ -62,12 +65,14 @@ class LineageHooks:
         self._saved: set[str] = set()
         self._judged: dict[str, Verdict] = {}
         self._kept: dict[str, str | None] = {}
+        self._readers: dict[str, str] = {}
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Learn where the project is, for git, and where its data."""
         self._project = Path(context.project_path)
         self._data = data_folder(context.config_loader, self._project)
+        self._environment = environment_of(context.config_loader)
         self._warned = False
         self._forget()
 
@@ -83,9 +88,13 @@ class LineageHooks:
             active.info.run_id if active else None,
             mlflow.get_tracking_uri() if active else None,
             *git_state(self._project),
+            self._environment,
         )
         self._run_params, self._pipeline, self._catalog = run_params, pipeline, catalog
         self._gather = EvidenceOf(pipeline, catalog, FileMemory(self._data))
+        self._readers = {
+            name: ", ".join(node.name for node in pipeline.nodes if name in node.inputs) for name in pipeline.datasets()
+        }
         everything, named = runtime_params(catalog).force, set(run_params.get("node_names") or ())
         self._forced = lambda node: everything or node.name in named
         tags = {"kedro_session_id": self._run.kedro_session_id}
@@ -114,16 +123,19 @@ class LineageHooks:
         self._saved.update(node.outputs)
         versions = ", ".join(sorted({str(version) for version in kept.values()}))
         logger.info("%s: fresh, kept %s", node.name, versions)
-        self._tag({f"kept.{name}": str(version) for name, version in kept.items()})
+        contents = {name: self._judged[name].content for name in kept}
+        self._tag({f"kept.{name}": str(version) for name, version in kept.items()} | _content_tags(contents))
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: DataCatalog, inputs: dict[str, Any]) -> dict[str, Any] | None:
-        """Note what a node depends on, log versions and parameters, and hand over its inputs' records if asked."""
+        """Note what a node depends on, log it and the parameters, and hand over its inputs' records if asked."""
         if catalog is not self._catalog:  # a worker process has its own
             self._catalog, self._gather = catalog, EvidenceOf(self._pipeline, catalog, FileMemory(self._data))
         evidence = self._evidence[node.name] = self._gather.of(node)
         self._started[node.name] = perf_counter()
-        self._tag({f"input.{name}": version for name, version in evidence.inputs.items() if version is not None})
+        versions = {f"input.{name}": version for name, version in evidence.inputs.items() if version is not None}
+        self._tag(versions | _content_tags(evidence.contents))
+        self._log_inputs(evidence)
         self._log_parameters(flatten_parameters(inputs))
         return {LINEAGE: self._ancestry(evidence.inputs)} if LINEAGE in node.inputs else None
 
@@ -157,12 +169,16 @@ class LineageHooks:
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
-        """Tag the MLflow run with the version of what was saved."""
+        """Tag the MLflow run with version and content of what was saved; an adapter is a model of it."""
         self._saved.add(dataset_name)
         self._gather.forget(dataset_name)
         version = self._version(dataset_name, "resolve_save_version")
-        if version is not None:
-            self._tag({f"output.{dataset_name}": version})
+        record = read_provenance(self._provenance_path(dataset_name, version)) or {}
+        tags = {f"output.{dataset_name}": version} if version is not None else {}
+        self._tag(tags | _content_tags({dataset_name: record.get("content")}))
+        dataset = self._catalog.get(dataset_name)
+        if record and version is not None and isinstance(dataset, AdapterFolderDataset):
+            self._log_adapter(dataset.version_path(version), record)
 
     @hook_impl
     def after_pipeline_run(self) -> None:
@@ -246,15 +262,40 @@ class LineageHooks:
     def _version(self, name: str, resolve: str) -> str | None:
         return version_of(self._catalog.get(name), resolve)
 
-    def _provenance_path(self, name: str, version: str) -> Path | None:
+    def _provenance_path(self, name: str, version: str | None) -> Path | None:
         return getattr(self._catalog.get(name), "provenance_path", lambda _version: None)(version)
 
     def _tag(self, tags: Mapping[str, str]) -> None:
         if tags:
             from mlflow.entities import RunTag  # noqa: PLC0415 - slow to import
+            from mlflow.utils.validation import MAX_TAG_VAL_LENGTH  # noqa: PLC0415
 
-            entries = [RunTag(key, value) for key, value in tags.items()]
+            entries = [RunTag(key, value[:MAX_TAG_VAL_LENGTH]) for key, value in tags.items()]
             self._with_mlflow(lambda client, run_id: client.log_batch(run_id, tags=entries))
+
+    def _log_inputs(self, evidence: Evidence) -> None:
+        from mlflow.entities import LoggedModelInput  # noqa: PLC0415 - slow to import
+
+        adapters = [
+            content
+            for name, content in evidence.contents.items()
+            if content is not None and isinstance(self._catalog.get(name), AdapterFolderDataset)
+        ]
+
+        def log(client: MlflowClient, run_id: str) -> None:
+            found = [find_adapter(client, run_id, content) for content in adapters]
+            models = [LoggedModelInput(model.model_id) for model in found if model is not None]
+            datasets = dataset_inputs(evidence, self._catalog, self._readers, self._project)
+            if datasets:
+                client.log_inputs(run_id, datasets, models)
+
+        self._with_mlflow(log)
+
+    def _log_adapter(self, folder: Path, record: Mapping[str, Any]) -> None:
+        runtime = runtime_params(self._catalog)
+        records = [record, *self._ancestry(record["inputs"])]
+        options = {"registered_model": runtime.registered_model, "weights": runtime.adapter_weights_to_mlflow}
+        self._with_mlflow(lambda client, run_id: log_adapter(client, run_id, folder, records, **options))
 
     def _log_parameters(self, parameters: Mapping[str, Any]) -> None:
         from mlflow.entities import Param  # noqa: PLC0415 - slow to import
@@ -283,6 +324,10 @@ class LineageHooks:
             if not self._warned:
                 self._warned = True
                 logger.warning("MLflow did not take the lineage (%s); provenance.json has it.", error)
+
+
+def _content_tags(contents: Mapping[str, str | None]) -> dict[str, str]:
+    return {f"content.{name}": content for name, content in contents.items() if content is not None}
 
 
 def _valid_key(key: str) -> str:

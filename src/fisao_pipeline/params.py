@@ -659,6 +659,14 @@ class RuntimeParams(StageParams):
 
     deterministic: bool = Field(description="Whether only algorithms that repeat bit by bit on a GPU are used.")
     force: bool = Field(default=False, description="Whether nodes are run whose outputs are there and fresh, too.")
+    registered_model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Name that adapters get in MLflow's model registry, with `{base_model}` for what they are of.",
+    )
+    adapter_weights_to_mlflow: bool = Field(
+        default=True, description="Whether an adapter's tensors are copied to MLflow, beside its other files."
+    )
 
 
 class Card(StageParams):

@@ -35,6 +35,7 @@ class RunContext:
         tracking_uri: Where that run is recorded.
         git_commit: Full commit id, None outside a repository.
         git_dirty: Whether tracked or new files differed from the commit.
+        environment: The Kedro environment, `local` where none was named.
     """
 
     kedro_session_id: str
@@ -42,6 +43,7 @@ class RunContext:
     tracking_uri: str | None = None
     git_commit: str | None = None
     git_dirty: bool | None = None
+    environment: str | None = None
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:
@@ -82,6 +84,7 @@ def build_record(
         "fingerprint": evidence.fingerprint,
         **evidence.to_dict(),
         "libraries": library_versions(),
+        **machine(),
         "seconds": None if seconds is None else round(seconds, 3),
         "peak_memory_bytes": peak_memory(),
     }
@@ -118,6 +121,21 @@ def read_record(path: Path) -> dict[str, Any] | None:
     if ("fingerprint" in record or "seal" in record) and record.get("seal") != seal(record):
         raise BrokenRecordError(f"{path.name} was edited")
     return record
+
+
+def machine() -> dict[str, Any]:
+    """What rounding depends on beside code and libraries: `device` and `threads`, null as long as torch is not loaded.
+
+    `device` is the GPU that this process computes on, or `CPU` and the instructions that torch takes there.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return {"device": None, "threads": None}
+    if torch.cuda.is_initialized():
+        device = torch.cuda.get_device_name()
+    else:
+        device = f"CPU {torch.backends.cpu.get_cpu_capability()}"
+    return {"device": device, "threads": torch.get_num_threads()}
 
 
 def peak_memory() -> dict[str, int]:

@@ -225,6 +225,26 @@ def remarks(project: Project, records: Records, again: Plan) -> Iterator[str]:
             yield f"library {name} {before.get(name, '(none)')} → {now.get(name, '(none)')}"
 
 
+def elsewhere(project: Project, records: Records, version: str) -> Iterator[str]:
+    """In words, where artifacts were computed otherwise than before: environment, device and number of threads.
+
+    Known once the run is over: a device is what was computed on, not what there is. What a record lacks is passed over.
+
+    Args:
+        project: Whose catalog finds the new versions.
+        records: Of the run.
+        version: What came of running it again.
+    """
+    told = set()
+    for name, record in records.items():
+        made = read_record(project.catalog.get(name).provenance_path(version)) or {}
+        for key in ("environment", "device", "threads"):
+            before, now = record.get(key), made.get(key)
+            if before is not None and now is not None and before != now:
+                told.add(f"{key} {before} → {now}")
+    yield from sorted(told)
+
+
 def _content(name: str, record: Mapping[str, Any], again: Plan, gather: EvidenceOf, catalog: DataCatalog) -> str | None:
     """The content that a node is going to read; where the run itself makes it, the recorded one is expected."""
     if name in again.pipeline.all_outputs():
@@ -320,6 +340,8 @@ def reproduce(run_id: str, env: str | None, any_code: bool) -> None:
     for remark in [*([fault] if fault else []), *remarks(project, records, again)]:
         click.echo(f"Warning: {remark}", err=True)
     version = run_again(project, env, again)
+    for remark in elsewhere(project, records, version):
+        click.echo(f"Warning: {remark}", err=True)
     found = list(outcomes(project, records, again, version))
     click.echo(f"\nMade once more, as version {version}:")
     for line in lines_of(found, records):
