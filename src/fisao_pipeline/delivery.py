@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from kedro.utils import find_kedro_project
 
 from fisao_pipeline.datasets.locks import NoLocksError, lock_file
 from fisao_pipeline.flat_parameters import masked
+from fisao_pipeline.mlflow_adapters import copy_adapter, put_out, register
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,6 +47,9 @@ SHARE_OF_TIME = 0.01  # of one core, at most: a long history takes seconds to re
 END_SECONDS, END_SECONDS_SILENT = 30.0, 3.0
 # MLflow's own are seven retries of two minutes. Here the next round is the retry.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+
+# Statuses that say that a server does not know, or does not let us, whatever is asked again.
+_REFUSALS = {400, 401, 403, 404, 405, 501}
 
 
 @contextmanager
@@ -81,13 +85,22 @@ class Server:
 class _RunCopy:
     """One run here, the same one there, and what of it is there already."""
 
-    def __init__(self, here: MlflowClient, there: MlflowClient, server: Server, run_id: str, parent: str | None = None):
+    def __init__(
+        self,
+        here: MlflowClient,
+        there: MlflowClient,
+        server: Server,
+        run_id: str,
+        lacking: set[str],
+        parent: str | None = None,
+    ):
         self._here, self._there, self._server = here, there, server
-        self._run_id, self._parent = run_id, parent
+        self._run_id, self._lacking, self._parent = run_id, lacking, parent
         self._there_id: str | None = None
         self._tags: dict[str, str] = {}
         self._params: set[str] = set()
         self._points: dict[str, set[tuple[int, int, str]]] = defaultdict(set)
+        self._inputs: set[tuple[str, str]] = set()
         self._children: dict[str, _RunCopy] = {}
         self._complete = False
 
@@ -107,10 +120,12 @@ class _RunCopy:
         self._send_tags(run, there_id)
         self._send_params(run, there_id)
         self._send_points(run, there_id)
+        self._unless_refused("dataset inputs", self._send_inputs, run, there_id)
         children = [child.send() for child in self._find_children(run, there_id)]
         ended = run.info.end_time is not None
         if ended:
             self._send_files(run, there_id)
+            self._unless_refused("logged models", self._send_models, run, there_id)
             self._there.set_terminated(there_id, run.info.status, run.info.end_time)
         self._complete = ended and all(children)
         return self._complete
@@ -187,12 +202,52 @@ class _RunCopy:
             # They lie on this disk, so this copies nothing and says where.
             self._there.log_artifacts(there_id, download_artifacts(artifact_uri=run.info.artifact_uri))
 
+    def _send_inputs(self, run: Run, there_id: str) -> None:
+        new = {(each.dataset.name, each.dataset.digest): each for each in run.inputs.dataset_inputs}
+        new = {key: each for key, each in new.items() if key not in self._inputs}
+        if new:
+            self._there.log_inputs(there_id, list(new.values()))
+            self._inputs |= new.keys()
+
+    def _send_models(self, run: Run, there_id: str) -> None:
+        from mlflow.entities import LoggedModelInput  # noqa: PLC0415 - slow to import
+
+        for output in run.outputs.model_outputs:
+            model_id = copy_adapter(self._here, self._there, output.model_id, there_id)
+            if model_id is not None:
+                model = self._there.get_logged_model(model_id)
+                put_out(self._there, there_id, model)
+                self._unless_refused("registered models", register, self._there, model, there_id)
+        read = [copy_adapter(self._here, self._there, each.model_id, there_id) for each in run.inputs.model_inputs]
+        models = [LoggedModelInput(model_id) for model_id in read if model_id is not None]
+        if models:
+            self._there.log_inputs(there_id, [], models)
+
+    def _unless_refused(self, what: str, action: Callable[..., Any], *arguments: Any) -> None:
+        """Send something that older servers and other products do not know; where it is refused, go on without."""
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - slow to import
+
+        if what in self._lacking:
+            return
+        try:
+            action(*arguments)
+        except MlflowException as error:
+            if error.get_http_status_code() not in _REFUSALS:
+                raise
+            self._lacking.add(what)
+            logger.warning(
+                "The MLflow server %s takes no %s (%s): runs arrive there without.",
+                self._server.name,
+                what,
+                first_line(error),
+            )
+
     def _find_children(self, run: Run, there_id: str) -> Iterable[_RunCopy]:
         from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # noqa: PLC0415 - slow to import
 
         children = _search(self._here, [run.info.experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self._run_id}'")
         for child in children:
-            copy = _RunCopy(self._here, self._there, self._server, child.info.run_id, there_id)
+            copy = _RunCopy(self._here, self._there, self._server, child.info.run_id, self._lacking, there_id)
             self._children.setdefault(child.info.run_id, copy)
         return self._children.values()
 
@@ -211,6 +266,7 @@ class Delivery:
         self._store, self._server, self._data = store, server, data
         self._current: str | None = None
         self._copies: dict[str, _RunCopy] = {}
+        self._lacking: set[str] = set()  # what the server does not know
         self._thread: threading.Thread | None = None
         self._ending = threading.Event()
         self._warned = self._silent = False
@@ -262,12 +318,12 @@ class Delivery:
         failure: Exception | None = None
         with short_patience(), _one_at_a_time(self._data / LOCK_FILE):
             try:
-                here, there = MlflowClient(self._store), MlflowClient(self._server.uri)
+                here, there = (MlflowClient(uri, uri) for uri in (self._store, self._server.uri))
                 waiting = self._waiting(here)
             except Exception as error:  # a scheme that MLflow does not know, for instance
                 return done, error
             for run_id in waiting:
-                copy = self._copies.setdefault(run_id, _RunCopy(here, there, self._server, run_id))
+                copy = self._copies.setdefault(run_id, _RunCopy(here, there, self._server, run_id, self._lacking))
                 try:
                     if copy.send():
                         here.set_tag(run_id, WAITING_TAG, "false")

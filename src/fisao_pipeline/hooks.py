@@ -319,7 +319,8 @@ class LineageHooks:
 
         try:
             # By id and not "the active run", which belongs to one thread of one process.
-            action(mlflow.MlflowClient(run.tracking_uri), run.mlflow_run_id)
+            # And models are registered where the run is: a registry elsewhere may not answer.
+            action(mlflow.MlflowClient(run.tracking_uri, run.tracking_uri), run.mlflow_run_id)
         except Exception as error:
             if not self._warned:
                 self._warned = True

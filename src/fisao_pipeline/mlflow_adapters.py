@@ -51,21 +51,50 @@ def log_adapter(
     """
     record = records[0]
     tags = _tags(record)
-    if registered_model is not None:
-        tags[REGISTERED_TAG] = _registered_name(registered_model, folder)
+    name = {REGISTERED_TAG: _registered_name(registered_model, folder)} if registered_model is not None else {}
     model = find_adapter(client, run_id, tags[CONTENT_TAG])
     if model is None:
         experiment = client.get_run(run_id).info.experiment_id
         model = client.create_logged_model(
-            experiment, record["dataset"].replace(".", "_"), run_id, tags, model_type=MODEL_TYPE
+            experiment, record["dataset"].replace(".", "_"), run_id, tags | name, model_type=MODEL_TYPE
         )
         with tempfile.TemporaryDirectory() as written:
             lineage = Path(written, LINEAGE_FILE)
             lineage.write_text(json.dumps(list(records), indent=2, default=str), encoding="utf-8")
             files = [file for file in sorted(folder.iterdir()) if weights or file.name != WEIGHTS_FILE]
             put_files(client, model, [*files, lineage])
+    elif not name.items() <= model.tags.items():
+        client.set_logged_model_tags(model.model_id, name)
+        model = client.get_logged_model(model.model_id)
     put_out(client, run_id, model)
     register(client, model, run_id)
+
+
+def copy_adapter(here: MlflowClient, there: MlflowClient, model_id: str, there_run_id: str) -> str | None:
+    """Have an adapter of a run here be a model there, with its files, where there is none of its content yet.
+
+    Args:
+        here: Of the store that it is in.
+        there: Of the other store.
+        model_id: Of the model here.
+        there_run_id: Of the run there that it is made in, if it is made.
+
+    Returns:
+        Its id there; None for a model that is no adapter of this project.
+    """
+    from mlflow.artifacts import download_artifacts  # noqa: PLC0415 - slow to import
+
+    model = here.get_logged_model(model_id)
+    if model.model_type != MODEL_TYPE or CONTENT_TAG not in model.tags:
+        return None
+    found = find_adapter(there, there_run_id, model.tags[CONTENT_TAG])
+    if found is None:
+        tags = {key: value for key, value in model.tags.items() if not key.startswith("mlflow.")}
+        experiment = there.get_run(there_run_id).info.experiment_id
+        found = there.create_logged_model(experiment, model.name, there_run_id, tags, model_type=MODEL_TYPE)
+        # They lie on this disk, so this copies nothing and says where.
+        put_files(there, found, sorted(Path(download_artifacts(artifact_uri=model.artifact_location)).iterdir()))
+    return found.model_id
 
 
 def find_adapter(client: MlflowClient, run_id: str, content: str) -> LoggedModel | None:
@@ -127,7 +156,7 @@ def register(client: MlflowClient, model: LoggedModel, run_id: str) -> ModelVers
     tags = {key: value for key, value in model.tags.items() if not key.startswith("mlflow.") and key != REGISTERED_TAG}
     version = client.create_model_version(
         name,
-        f"models:/{model.model_id}",
+        model.artifact_location,  # `models:/…` is looked up by MLflow's global client, which may be of another store
         run_id,
         tags,
         description=f"{tags['artifact']}@{tags['version']}. What it came from: `{tags[COMMAND_TAG]}`",
