@@ -36,7 +36,7 @@ SENDING = (
     "set_logged_model_tags",
     "set_terminated",
 )
-REQUESTS = 15  # that `adapter` takes
+REQUESTS = 14  # that `adapter` takes; the first three and the last are tested in test_delivery.py
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def is_there_once(client, run_id):
     assert [(tag.key, tag.value) for tag in read.tags] == [("version", "v1")]
 
 
-@pytest.mark.parametrize("call", range(1, REQUESTS + 1))
+@pytest.mark.parametrize("call", range(4, REQUESTS))
 def test_after_a_failure_at_any_request_another_process_sends_the_rest_once(
     adapter,
     there,

@@ -272,6 +272,34 @@ def test_the_run_is_tracked_with_parameters_metrics_and_tags(smoke, default_run)
     assert [point.step for point in steps] == list(range(1, int(smoke.table("training_history")["updates"].sum()) + 1))
 
 
+def test_from_an_adapter_in_the_registry_to_its_pictures_and_back(smoke, default_run):
+    """By ids that are copied from one place to the next, in MLflow alone."""
+    client = mlflow.MlflowClient(smoke.tracking_uri, smoke.tracking_uri)
+    (registered,) = client.search_registered_models()
+    assert registered.name == "fisao-smoke-pocket_vlm"
+    version = client.get_model_version(registered.name, "1")
+    assert version.tags["version"] == default_run and version.run_id == smoke.tracked(default_run).info.run_id
+    run = client.get_run(version.run_id)
+    inputs = {each.dataset.name: each for each in run.inputs.dataset_inputs}
+    manifest = {tag.key: tag.value for tag in inputs["image_manifest"].tags}
+    maker = client.get_run(manifest["mlflow_run_id"])
+    pictures = next(each for each in maker.inputs.dataset_inputs if each.dataset.name == "image_folder")
+    assert json.loads(pictures.dataset.source) == {"uri": "data/smoke/01_raw/pocket_scenes/images"}
+    context = {tag.key: tag.value for tag in pictures.tags}["mlflow.data.context"]
+    assert {"check_images", "sample_responses", "train_policy"} <= set(context.split(", "))
+    assert maker.data.tags["content.image_manifest"] == manifest["content"]
+    (back,) = client.search_runs(
+        [run.info.experiment_id],
+        f"dataset.name = 'image_folder' and dataset.digest = '{pictures.dataset.digest}'"
+        " and tags.`output.policy_adapter` LIKE '%'",
+        order_by=["attributes.start_time ASC"],
+        max_results=1,
+    )
+    (model,) = client.get_run(back.info.run_id).outputs.model_outputs
+    assert client.get_logged_model(model.model_id).tags["content"] == version.tags["content"]
+    assert {"policy_backbone", "verifier", "prompts", "responses", "token_rewards"} <= inputs.keys()
+
+
 def test_the_adapter_opens_in_peft(smoke, default_run):
     backbone = smoke.root / "data" / "smoke" / "06_models" / "pocket_vlm"
     adapter = smoke.folder("policy_adapter", "06_models") / default_run / "policy_adapter"
