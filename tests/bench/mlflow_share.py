@@ -2,8 +2,8 @@
 
     cd PROJECT && python -m tests.bench.mlflow_share kedro run --pipelines=train
 
-Counted is what happens within MLflow's client and its functions, and within kedro-mlflow's hook, whoever calls them, the
-outermost call alone. MLflow is imported before the clock starts, and the database should be there.
+Counted is what happens within MLflow's client and functions and within kedro-mlflow's hook, whoever calls them, and of
+calls within calls the outermost. MLflow is imported before the clock starts, and the database should be there.
 """
 
 import sys
