@@ -42,12 +42,13 @@ def dataset_inputs(
     Args:
         evidence: Of the node.
         catalog: With the inputs.
-        readers: By input, the nodes of the run that read it: the input's context, which is kept as it was logged first.
+        readers: By input, the nodes of the run that read it. MLflow keeps an input as it was logged first, so the one
+            that reads it first is its context.
         project: The folder that sources are told from.
 
     Returns:
-        Inputs by catalog name, with tags `mlflow.data.context`, `content` (in full), and where they are known
-        `version`, `path` (of that version) and `mlflow_run_id` (of the run that made it).
+        Inputs by catalog name, with tags `mlflow.data.context`, `nodes` (all that read it), `content` (in full), and
+        where they are known `version`, `path` (of that version) and `mlflow_run_id` (of the run that made it).
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag  # noqa: PLC0415 - slow to import
     from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT  # noqa: PLC0415
@@ -60,7 +61,8 @@ def dataset_inputs(
         dataset, version = catalog.get(name), evidence.inputs.get(name)
         source_type, source = _source(dataset, project)
         tags = {
-            MLFLOW_DATASET_CONTEXT: readers.get(name, evidence.node),
+            MLFLOW_DATASET_CONTEXT: evidence.node,
+            "nodes": readers.get(name, evidence.node),
             "content": content,
             "version": version,
             "path": _inside(dataset.version_path(version), project)

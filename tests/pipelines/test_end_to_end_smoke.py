@@ -285,8 +285,9 @@ def test_from_an_adapter_in_the_registry_to_its_pictures_and_back(smoke, default
     maker = client.get_run(manifest["mlflow_run_id"])
     pictures = next(each for each in maker.inputs.dataset_inputs if each.dataset.name == "image_folder")
     assert json.loads(pictures.dataset.source) == {"uri": "data/smoke/01_raw/pocket_scenes/images"}
-    context = {tag.key: tag.value for tag in pictures.tags}["mlflow.data.context"]
-    assert {"check_images", "sample_responses", "train_policy"} <= set(context.split(", "))
+    tags = {tag.key: tag.value for tag in pictures.tags}
+    assert tags["mlflow.data.context"] == "check_images"
+    assert {"check_images", "sample_responses", "train_policy"} <= set(tags["nodes"].split(", "))
     assert maker.data.tags["content.image_manifest"] == manifest["content"]
     (back,) = client.search_runs(
         [run.info.experiment_id],
