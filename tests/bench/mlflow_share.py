@@ -21,6 +21,7 @@ class Clock:
     def __init__(self) -> None:
         self.depth, self.wall, self.processor = 0, 0.0, 0.0
         self.calls: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
 
     def around(self, owner: object, name: str) -> None:
         function = getattr(owner, name)
@@ -36,6 +37,7 @@ class Clock:
             finally:
                 self.depth = 0
                 self.wall += time.perf_counter() - wall
+                self.seconds[name] += time.perf_counter() - wall
                 self.processor += time.thread_time() - processor
                 self.calls[name] += 1
 
@@ -76,4 +78,5 @@ if __name__ == "__main__":
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     print(f"wall: MLflow {clock.wall:.2f} of {wall:.1f} s, {clock.wall / wall:.2%}")  # noqa: T201
     print(f"processor: MLflow {clock.processor:.2f} of {processor:.1f} s, {clock.processor / processor:.2%}")  # noqa: T201
-    print(", ".join(f"{name} {count}" for name, count in clock.calls.most_common()))  # noqa: T201
+    for name, seconds in clock.seconds.most_common(8):
+        print(f"{seconds:6.2f} s in {clock.calls[name]} times {name}")  # noqa: T201
