@@ -80,8 +80,9 @@ run: setup scenes ## Train on the pocket models, evaluate, print base against al
 	$(KEDRO) run --pipelines=benchmark_evaluation
 	@$(BIN)/python -m fisao_pipeline.show
 
+# A process a core, each with one thread; the tests of a file stay together, as they share what is slow to make.
 test: setup-dev scenes ## Run the default tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 test-slow: setup-dev scenes ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
