@@ -36,7 +36,7 @@ from fisao_pipeline.params import (
 from fisao_pipeline.planning import memory
 from fisao_pipeline.planning.memory import Lengths
 from fisao_pipeline.planning.plan import Run, plan_run
-from fisao_pipeline.preflight import warn_of_unpinned
+from fisao_pipeline.runs.preflight import warn_of_unpinned
 from fisao_pipeline.settings import CONFIG_LOADER_ARGS
 
 PROJECT = Path(__file__).parents[2]

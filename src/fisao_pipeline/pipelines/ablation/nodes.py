@@ -10,6 +10,7 @@ import click
 import pandas as pd
 from kedro.utils import find_kedro_project
 
+from fisao_pipeline.artifacts.provenance import git_state
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.datasets.keyed_folder import KeyedFolder
 from fisao_pipeline.experiments.arms import StageSettings, StudyRow, plan_rows
@@ -30,7 +31,6 @@ from fisao_pipeline.params import (
 )
 from fisao_pipeline.pipelines.ablation.stages import CatalogStages
 from fisao_pipeline.pipelines.child_runs import child_run
-from fisao_pipeline.provenance import git_state
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
