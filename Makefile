@@ -78,7 +78,7 @@ scenes: $(SCENES) ## Render the pocket pictures, once
 run: setup scenes ## Train on the pocket models, evaluate, print base against aligned
 	$(KEDRO) run --pipelines=train
 	$(KEDRO) run --pipelines=benchmark_evaluation
-	@$(BIN)/python -m fisao_pipeline.commands.show
+	@$(BIN)/python -m fisao_pipeline show
 
 test: setup-dev scenes ## Run the default tests
 	$(BIN)/python -m pytest
@@ -112,7 +112,7 @@ ablation: setup scenes ## Run the whole method once per arm and seed and print t
 	$(KEDRO) run --pipelines=image_ingestion,ablation
 
 ablation-docs: setup ## Copy the last ablation's table and images into docs/
-	$(BIN)/python -m fisao_pipeline.commands.study_docs
+	$(BIN)/python -m fisao_pipeline study-docs
 
 viz: setup ## Open the pipelines and their artifacts in Kedro-Viz
 	$(KEDRO) viz run

@@ -5,7 +5,8 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 from tests.smoke_project import Smoke
 
-from fisao_pipeline.commands.study_docs import main, put_table
+from fisao_pipeline.commands.cli import cli
+from fisao_pipeline.commands.study_docs import put_table
 from fisao_pipeline.datasets import AtomicDataset
 
 TABLE = "Written by …\n\n| arm |\n|-----|\n| `a` |\n"
@@ -55,7 +56,7 @@ def test_a_page_without_a_place_for_it_is_refused(page):
 
 def test_table_and_images_of_the_latest_run_come_into_the_documents(project):
     save(project, "2026-01-01T00.00.00.000Z")
-    done = CliRunner().invoke(main, ["--env=smoke"])
+    done = CliRunner().invoke(cli, ["study-docs", "--env=smoke"])
     assert done.exit_code == 0, done.output
     assert done.output.split()[-3:] == [
         "docs/ablation.md",
@@ -72,12 +73,12 @@ def test_table_and_images_of_the_latest_run_come_into_the_documents(project):
 def test_table_and_images_of_two_runs_are_not_mixed(project):
     save(project, "2026-01-01T00.00.00.000Z")
     save(project, "2026-01-02T00.00.00.000Z", "ablation_table.md")
-    done = CliRunner().invoke(main, ["--env=smoke"])
+    done = CliRunner().invoke(cli, ["study-docs", "--env=smoke"])
     assert done.exit_code == 1 and "of different runs" in done.output
     assert not (project / "docs" / "ablation.md").exists()
 
 
 def test_without_an_ablation_it_says_what_makes_one(project):
-    done = CliRunner().invoke(main, ["--env=smoke"])
+    done = CliRunner().invoke(cli, ["study-docs", "--env=smoke"])
     assert done.exit_code == 1
     assert "`kedro run --env=smoke --pipelines=ablation` makes one" in done.output

@@ -1,4 +1,4 @@
-"""What `python -m fisao_pipeline` does beside `run`: care of artifacts, adapters that leave, models that come in."""
+"""What `python -m fisao_pipeline` does beside `run`: figures, care of artifacts, adapters out, models in."""
 
 import click
 
@@ -8,9 +8,11 @@ from fisao_pipeline.commands.lineage import lineage
 from fisao_pipeline.commands.pinning import convert, pin
 from fisao_pipeline.commands.prune import prune
 from fisao_pipeline.commands.reproduce import reproduce
+from fisao_pipeline.commands.show import show
 from fisao_pipeline.commands.status import status
+from fisao_pipeline.commands.study_docs import study_docs
 
 
-@click.group(commands=[status, lineage, reproduce, prune, deliver, merge, export, pin, convert])
+@click.group(commands=[show, status, lineage, reproduce, prune, deliver, merge, export, pin, convert, study_docs])
 def cli() -> None:
-    """What is there and whether it is fresh, adapters that leave the project, models that come into it."""
+    """What was found, what is there and whether it is fresh, adapters that leave, models that come in."""

@@ -1,4 +1,4 @@
-"""What the latest evaluation found: `python -m fisao_pipeline.commands.show` prints base against aligned."""
+"""`python -m fisao_pipeline show`: what the latest evaluation found, base against aligned."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def newest_report(catalog: DataCatalog) -> Path | None:
 
 @click.command()
 @click.option("--env", default=None, help="The Kedro environment whose catalog names the comparison.")
-def main(env: str | None) -> None:
+def show(env: str | None) -> None:
     """Print the latest comparison of base and aligned model."""
     from kedro.io import DatasetError  # noqa: PLC0415 - slow to import
 
@@ -43,7 +43,3 @@ def main(env: str | None) -> None:
         raise click.ClickException(f"There is no comparison yet: `{command}` makes one. ({error})") from error
     click.echo(format_table(comparison))
     click.echo(NEXT_STEPS.format(report=report or "no report yet"))
-
-
-if __name__ == "__main__":
-    main()

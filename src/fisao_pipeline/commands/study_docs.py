@@ -1,4 +1,4 @@
-"""`python -m fisao_pipeline.commands.study_docs` copies the latest ablation's table and images into docs/."""
+"""`python -m fisao_pipeline study-docs`: the latest ablation's table and images into the documentation."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def update_docs(catalog: Any, docs: Path) -> list[Path]:
 
 @click.command()
 @click.option("--env", default=None, help="The Kedro environment whose catalog names the ablation.")
-def main(env: str | None) -> None:
+def study_docs(env: str | None) -> None:
     """Copy the latest ablation's table and images into docs/."""
     from kedro.io import DatasetError  # noqa: PLC0415 - slow to import
 
@@ -82,7 +82,3 @@ def main(env: str | None) -> None:
     except ValueError as error:
         raise click.ClickException(f"docs/ablation.md is as it was: {error}") from error
     click.echo("\n".join(path.relative_to(project.root).as_posix() for path in written))
-
-
-if __name__ == "__main__":
-    main()
