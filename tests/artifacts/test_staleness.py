@@ -148,6 +148,8 @@ CODE_EDITS = [
     ("artifacts/provenance.py", FUTURE, MORE_CODE, UNTOUCHED),
     ("__init__.py", "__version__ = ", "__version__ = 'another' + ", UNTOUCHED),
     ("training/dpo.py", FUTURE, MORE_CODE, TRAINED),
+    ("params/policy_training.py", FUTURE, MORE_CODE, TRAINED),
+    ("params/plan.py", FUTURE, MORE_CODE, UNTOUCHED),
     ("method/losses.py", FUTURE, MORE_CODE, TRAINED),
     ("models/policy.py", FUTURE, MORE_CODE, ASKING),
     ("benchmarks/chair.py", FUTURE, MORE_CODE, EVALUATED),

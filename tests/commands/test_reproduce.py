@@ -11,7 +11,7 @@ from tests.runs.test_lineage_hooks import FORCED, only_run, provenance_of, run
 from fisao_pipeline.artifacts.provenance import seal
 from fisao_pipeline.commands.cli import cli
 from fisao_pipeline.commands.reproduce import code_fault
-from fisao_pipeline.flat_parameters import flatten_parameters, nest_parameters
+from fisao_pipeline.params.flat import flatten_parameters, nest_parameters
 
 COMMIT = "c" * 40
 GIVEN = {"block": {"ppo": {"clip_range": 0.5, "sizes": [7, 8]}, "note": "a, b: 1"}}

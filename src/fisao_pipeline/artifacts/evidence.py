@@ -21,7 +21,7 @@ from fisao_pipeline.artifacts.node_code import PACKAGE, NodeCode
 from fisao_pipeline.datasets.atomic import AtomicVersions
 from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
 from fisao_pipeline.datasets.lineage import LineageDataset
-from fisao_pipeline.flat_parameters import flatten_parameters
+from fisao_pipeline.params.flat import flatten_parameters
 
 _MOST_CODE = 3
 _MOST_CHARACTERS = 60

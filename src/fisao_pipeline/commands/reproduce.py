@@ -19,8 +19,8 @@ from fisao_pipeline.commands.project import Project, open_project
 from fisao_pipeline.datasets.atomic import AtomicVersions
 from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
 from fisao_pipeline.datasets.lineage import LineageDataset
-from fisao_pipeline.flat_parameters import nest_parameters
 from fisao_pipeline.libraries import library_versions
+from fisao_pipeline.params.flat import nest_parameters
 from fisao_pipeline.runs.preflight import registered_pipelines
 from fisao_pipeline.suggestions import did_you_mean
 

@@ -12,7 +12,7 @@ from typing import Any
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 
-from fisao_pipeline.params import RuntimeParams
+from fisao_pipeline.params.runtime import RuntimeParams
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from fisao_pipeline.artifacts.freshness import State, Verdict, judge_node
 from fisao_pipeline.artifacts.provenance import RunContext, build_record, git_state, write_json
 from fisao_pipeline.datasets.preview import read_provenance
 from fisao_pipeline.datasets.publish import Recorded
-from fisao_pipeline.flat_parameters import flatten_parameters
+from fisao_pipeline.params.flat import flatten_parameters
 from fisao_pipeline.runs.determinism import is_deterministic, runtime_params
 from fisao_pipeline.runs.resume import inexpressible, resume_command, unfinished_nodes
 

@@ -22,14 +22,12 @@ from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
 from fisao_pipeline.datasets.model_folder import ModelFolderDataset
 from fisao_pipeline.datasets.saved_dataset import SavedImagesDataset, SavedPromptsDataset
 from fisao_pipeline.models.source import incomplete
-from fisao_pipeline.params import (
-    PolicyTrainingParams,
-    ResponseSamplingParams,
-    RewardAnnotationParams,
-    ScorePredictionsParams,
-    StageParams,
-    comparison_faults,
-)
+from fisao_pipeline.params.across_stages import comparison_faults
+from fisao_pipeline.params.base import StageParams
+from fisao_pipeline.params.policy_training import PolicyTrainingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
+from fisao_pipeline.params.score_predictions import ScorePredictionsParams
 from fisao_pipeline.runs.determinism import determinism_fault, is_deterministic
 from fisao_pipeline.runs.resume import stage_command
 from fisao_pipeline.suggestions import did_you_mean

@@ -19,7 +19,7 @@ from kedro.pipeline import Pipeline
 
 from fisao_pipeline.artifacts.data_folder import data_folder
 from fisao_pipeline.datasets.locks import SHARES_FOLDER, NoLocksError, lock_file
-from fisao_pipeline.flat_parameters import masked
+from fisao_pipeline.params.flat import masked
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fisao_pipeline.datasets.locks import NoLocksError, lock_file
-from fisao_pipeline.flat_parameters import masked
+from fisao_pipeline.params.flat import masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

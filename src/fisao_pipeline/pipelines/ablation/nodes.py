@@ -22,13 +22,11 @@ from fisao_pipeline.experiments.study import Study
 from fisao_pipeline.experiments.tables import format_study, study_document
 from fisao_pipeline.libraries import library_versions
 from fisao_pipeline.models.source import ModelSource
-from fisao_pipeline.params import (
-    BenchmarkEvaluationParams,
-    PolicyTrainingParams,
-    ResponseSamplingParams,
-    RewardAnnotationParams,
-    StudyParams,
-)
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.policy_training import PolicyTrainingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
+from fisao_pipeline.params.study import StudyParams
 from fisao_pipeline.pipelines.ablation.stages import CatalogStages
 from fisao_pipeline.pipelines.child_runs import child_run
 

@@ -1,37 +1,62 @@
 """Every parameters file of every environment is valid, and nothing invalid passes."""
 
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 from kedro.config import OmegaConfigLoader
 from pydantic import ValidationError
 
 from fisao_pipeline import params
+from fisao_pipeline.params.base import StageParams
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.compare_runs import ComparedRun, CompareRunsParams, RunSettings
+from fisao_pipeline.params.image_ingestion import ImageIngestionParams
+from fisao_pipeline.params.lmms_eval import HarnessModel, LmmsEvalParams
+from fisao_pipeline.params.lora import LoraParams
+from fisao_pipeline.params.plan import Card, PlanParams, Utilisation
+from fisao_pipeline.params.pocket import PocketPhase, PocketScenesParams, PocketVerifierParams, PocketVLMParams
+from fisao_pipeline.params.policy_training import (
+    DPOParams,
+    OptimiserParams,
+    PolicyTrainingParams,
+    PPOParams,
+    RejectionSamplingParams,
+)
+from fisao_pipeline.params.pope_questions import PopeQuestionsParams
+from fisao_pipeline.params.reporting import ReportingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
+from fisao_pipeline.params.reward_annotation import ContrastParams, FixedBaseline, RewardAnnotationParams
+from fisao_pipeline.params.runtime import RuntimeParams
+from fisao_pipeline.params.score_predictions import ScorePredictionsParams
+from fisao_pipeline.params.study import Arm, StudyParams
+from fisao_pipeline.params.theorem import TheoremParams
 from fisao_pipeline.settings import CONFIG_LOADER_ARGS
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 ENVIRONMENTS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "local")
 MODELS = {
-    "image_ingestion": params.ImageIngestionParams,
-    "response_sampling": params.ResponseSamplingParams,
-    "reward_annotation": params.RewardAnnotationParams,
-    "policy_training": params.PolicyTrainingParams,
-    "benchmark_evaluation": params.BenchmarkEvaluationParams,
-    "reporting": params.ReportingParams,
-    "pocket_scenes": params.PocketScenesParams,
-    "pocket_verifier": params.PocketVerifierParams,
-    "pocket_vlm": params.PocketVLMParams,
-    "pocket_blip2": params.PocketVerifierParams,
-    "pocket_instructblip": params.PocketVLMParams,
-    "seed_study": params.StudyParams,
-    "ablation": params.StudyParams,
-    "theorem": params.TheoremParams,
-    "plan": params.PlanParams,
-    "runtime": params.RuntimeParams,
-    "score_predictions": params.ScorePredictionsParams,
-    "pope_questions": params.PopeQuestionsParams,
-    "compare_runs": params.CompareRunsParams,
-    "lmms_eval": params.LmmsEvalParams,
+    "image_ingestion": ImageIngestionParams,
+    "response_sampling": ResponseSamplingParams,
+    "reward_annotation": RewardAnnotationParams,
+    "policy_training": PolicyTrainingParams,
+    "benchmark_evaluation": BenchmarkEvaluationParams,
+    "reporting": ReportingParams,
+    "pocket_scenes": PocketScenesParams,
+    "pocket_verifier": PocketVerifierParams,
+    "pocket_vlm": PocketVLMParams,
+    "pocket_blip2": PocketVerifierParams,
+    "pocket_instructblip": PocketVLMParams,
+    "seed_study": StudyParams,
+    "ablation": StudyParams,
+    "theorem": TheoremParams,
+    "plan": PlanParams,
+    "runtime": RuntimeParams,
+    "score_predictions": ScorePredictionsParams,
+    "pope_questions": PopeQuestionsParams,
+    "compare_runs": CompareRunsParams,
+    "lmms_eval": LmmsEvalParams,
 }
 
 
@@ -50,17 +75,16 @@ def test_every_block_of_every_environment_is_valid(env):
 def test_every_model_has_its_block():
     blocks = {
         value
-        for value in vars(params).values()
-        if isinstance(value, type) and issubclass(value, params.StageParams) and value is not params.StageParams
+        for module in iter_modules(params.__path__)
+        for value in vars(import_module(f"{params.__name__}.{module.name}")).values()
+        if isinstance(value, type) and issubclass(value, StageParams) and value is not StageParams
     }
-    trainers = {params.OptimiserParams, params.PPOParams, params.DPOParams, params.RejectionSamplingParams}
-    of_plan = {params.Card, params.Utilisation}
-    others = {params.Arm, params.ContrastParams, params.FixedBaseline, params.LoraParams, params.PocketPhase}
-    of_comparison = {params.ComparedRun, params.RunSettings, params.HarnessModel}
+    trainers = {OptimiserParams, PPOParams, DPOParams, RejectionSamplingParams}
+    of_plan = {Card, Utilisation}
+    others = {Arm, ContrastParams, FixedBaseline, LoraParams, PocketPhase}
+    of_comparison = {ComparedRun, RunSettings, HarnessModel}
     nested = others | of_plan | of_comparison | trainers
-    of_scoring = {
-        type(value) for _, value in params.ScorePredictionsParams(**load("base")["score_predictions"])
-    } & blocks
+    of_scoring = {type(value) for _, value in ScorePredictionsParams(**load("base")["score_predictions"])} & blocks
     assert blocks - nested - of_scoring == set(MODELS.values())
 
 
@@ -154,29 +178,29 @@ def test_what_is_out_of_range_is_refused(name, path, value):
 def test_a_fixed_calibration_needs_its_baseline():
     block = {**load("base")["reward_annotation"], "calibration": "fixed", "fixed_baseline": None}
     with pytest.raises(ValidationError, match="`fixed` needs fixed_baseline"):
-        params.RewardAnnotationParams(**block)
+        RewardAnnotationParams(**block)
 
 
 def test_labels_pay_mentions_and_not_sentences():
     block = {**load("base")["reward_annotation"], "paid_by": "annotations", "granularity": "sentence"}
     with pytest.raises(ValidationError, match="paid_by `annotations` pays mentions"):
-        params.RewardAnnotationParams(**block)
+        RewardAnnotationParams(**block)
 
 
 def test_the_template_holds_one_place_and_nothing_else():
     block = load("base")["reward_annotation"]
     for template in ("{}", "a photo of a {}", "a {} in {{braces}}"):
-        params.RewardAnnotationParams(**{**block, "template": template}).template.format("x")
+        RewardAnnotationParams(**{**block, "template": template}).template.format("x")
     for template in ("{} and {}", "{0}", "{name} {}", "{:>9}", "{!r}", "{:{}}", "{{}}", "a {} {", "a {} }", "no place"):
         with pytest.raises(ValidationError, match=r"template.*(exactly one|does not format)"):
-            params.RewardAnnotationParams(**{**block, "template": template})
+            RewardAnnotationParams(**{**block, "template": template})
 
 
 @pytest.mark.parametrize("correct_mean", [0.1, 0.2])
 def test_a_fixed_baseline_that_would_pay_hallucinations_is_refused(correct_mean):
     others = {"std": 0.05, "mixing_weight": 0.5, "sentence_mean": 0.2, "sentence_std": 0.1}
     with pytest.raises(ValidationError, match=r"correct_mean .* must exceed hallucinated_mean 0\.2"):
-        params.FixedBaseline(correct_mean=correct_mean, hallucinated_mean=0.2, **others)
+        FixedBaseline(correct_mean=correct_mean, hallucinated_mean=0.2, **others)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if "seed" in MODELS[name].model_fields])
@@ -192,4 +216,4 @@ def test_a_seed_fits_every_generator(name):
 def test_numbers_are_finite(value):
     block = load("base")["policy_training"]
     with pytest.raises(ValidationError, match="finite number"):
-        params.PolicyTrainingParams(**{**block, "ppo": {**block["ppo"], "learning_rate": value}})
+        PolicyTrainingParams(**{**block, "ppo": {**block["ppo"], "learning_rate": value}})
