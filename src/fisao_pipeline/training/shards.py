@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from fisao_pipeline.libraries import library_versions
 from fisao_pipeline.models.source import ModelSource, fingerprint, loaded_identity
-from fisao_pipeline.params import BenchmarkEvaluationParams, ResponseSamplingParams
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 
 logger = logging.getLogger(__name__)
 
