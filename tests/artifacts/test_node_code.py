@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 
 from fisao_pipeline.artifacts.file_memory import FileMemory
-from fisao_pipeline.artifacts.node_code import NodeCode
+from fisao_pipeline.artifacts.node_code import NodeCode, code_digest
 
 FILES = {
     "__init__.py": '__version__ = "1"\n',
@@ -60,6 +60,22 @@ def code(package) -> dict[str, str]:
     nodes = import_module(f"{package.name}.nodes")
     found = NodeCode(FileMemory(package.parent), [package.name]).of([nodes.first])
     return {name.removeprefix(f"{package.name}/"): digest for name, digest in found.items()}
+
+
+def digest_now(package) -> str:
+    code_digest.cache_clear()
+    return code_digest(import_module(f"{package.name}.nodes").first)
+
+
+def test_a_digest_of_it_all_changes_with_a_constant_and_not_with_a_remark(package):
+    before = digest_now(package)
+    replace(package / "nodes.py", "# noqa", "# another remark")
+    assert digest_now(package) == before
+    replace(package / "tools/constants.py", "3", "4")
+    assert digest_now(package) != before
+    replace(package / "tools/constants.py", "4", "3")
+    replace(package / "tools/words.txt", "one", "two")
+    assert digest_now(package) != before
 
 
 def test_modules_are_followed_through_their_imports(package):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fisao_pipeline.artifacts.file_memory import FileMemory
+from fisao_pipeline.artifacts.file_memory import FileMemory, sha256
 
 PACKAGE = "fisao_pipeline"
 # Files beside modules that these read: vocabularies, templates, style sheets.
@@ -30,11 +30,11 @@ class NodeCode:
     versions, which are recorded and do not count.
     """
 
-    def __init__(self, memory: FileMemory, packages: Iterable[str]) -> None:
+    def __init__(self, memory: FileMemory | None, packages: Iterable[str]) -> None:
         """Name the packages whose code counts.
 
         Args:
-            memory: Of what was found in files.
+            memory: Of what was found in files; None reads them all, a third of a second for a training.
             packages: Imported packages by name.
         """
         self._memory, self._roots = memory, _roots(packages)
@@ -61,14 +61,22 @@ class NodeCode:
             if file is None or name in seen:
                 continue
             seen.add(name)
-            about = json.loads(self._memory.of("code-1", file, _read_module))
+            about = json.loads(self._memory.of("code-1", file, _read_module) if self._memory else _read_module(file))
             place = file.relative_to(roots[name.partition(".")[0]].parent)
             hashes[place.as_posix()] = about["hash"]
             for data in _data_beside(file):
-                hashes[(place.parent / data.name).as_posix()] = self._memory.sha256(data)[:_DIGITS]
+                digest = self._memory.sha256(data) if self._memory else sha256(data)
+                hashes[(place.parent / data.name).as_posix()] = digest[:_DIGITS]
             package = name if file.name == "__init__.py" else name.rpartition(".")[0]
             waiting += _imported(about["imports"], package, roots)
         return hashes
+
+
+@functools.cache
+def code_digest(function: Callable[..., Any]) -> str:
+    """Hexadecimal digits that tell the code behind a function, of its own package, from any other code."""
+    hashes = NodeCode(None, {function.__module__.partition(".")[0]}).of([function])
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:_DIGITS]
 
 
 def _plain(function: Any) -> Callable[..., Any]:

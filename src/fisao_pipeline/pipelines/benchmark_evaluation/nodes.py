@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 from plotly.graph_objects import Figure
 
+from fisao_pipeline.artifacts.node_code import code_digest
 from fisao_pipeline.benchmarks.comparison import format_table
 from fisao_pipeline.benchmarks.comparison_table import settings_line, title
 from fisao_pipeline.benchmarks.held_out import (
@@ -75,8 +76,9 @@ def answer_held_out_prompts(
     shards = None
     if prediction_shards is not None:
         owners = shard_owners(policy_backbone, policy_adapter, image_manifest, params)
+        code = code_digest(answer_prompts)
         shards = {
-            model: Shards(prediction_shards, owner, params.responses_per_shard) for model, owner in owners.items()
+            model: Shards(prediction_shards, owner, params.responses_per_shard, code) for model, owner in owners.items()
         }
     answers = answer_prompts(
         policy,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from fisao_pipeline.artifacts.node_code import code_digest
 from fisao_pipeline.datasets.adapter_folder import AdapterArtifact, training_run
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.datasets.keyed_folder import KeyedFolder
@@ -59,10 +60,11 @@ def train_policy(
         sampling=sampling,
         annotation=annotation,
         params=params,
+        code=code_digest(train_adapter),
     )
     checkpoints = None
     if training_checkpoints is not None and response_shards is not None:
-        shards = Shards(response_shards, inputs.run(), sampling.responses_per_shard)
+        shards = Shards(response_shards, inputs.run(), sampling.responses_per_shard, inputs.code)
         checkpoints = Checkpoints(training_checkpoints, shards, params.checkpoint_every_steps)
     open_image = image_opener(image_folder, image_manifest)
     with metrics_to_active_run("training.") as log_metrics:
