@@ -7,7 +7,7 @@ import warnings
 warnings.filterwarnings("ignore", message="register_new_resolver", category=UserWarning)
 
 from fisao_pipeline.runs.determinism import DeterminismHooks  # noqa: E402
-from fisao_pipeline.runs.lineage_hooks import LineageHooks  # noqa: E402
+from fisao_pipeline.runs.lineage import LineageHooks  # noqa: E402
 from fisao_pipeline.runs.plan_hooks import PlanHooks  # noqa: E402
 from fisao_pipeline.runs.preflight import PreflightHooks  # noqa: E402
 from fisao_pipeline.runs.run_lock import RunLockHooks  # noqa: E402

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 from kedro.framework.project import settings
 from kedro.framework.startup import bootstrap_project
-from tests.runs.test_lineage_hooks import FORCED, listener, only_run, run  # noqa: F401 - a fixture
+from tests.runs.test_lineage import FORCED, listener, only_run, run  # noqa: F401 - a fixture
 
 from fisao_pipeline.artifacts.file_memory import MEMORY_FILE, FileMemory
 from fisao_pipeline.commands.project import open_project

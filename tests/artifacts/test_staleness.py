@@ -144,7 +144,7 @@ CODE_EDITS = [
     ("models/policy.py", "from __future__", "# A remark.\nfrom __future__", UNTOUCHED),
     ("training/ppo.py", '"""', '"""Another docstring. ', UNTOUCHED),
     ("planning/plan.py", FUTURE, MORE_CODE, UNTOUCHED),
-    ("runs/lineage_hooks.py", FUTURE, MORE_CODE, UNTOUCHED),
+    ("runs/lineage.py", FUTURE, MORE_CODE, UNTOUCHED),
     ("artifacts/provenance.py", FUTURE, MORE_CODE, UNTOUCHED),
     ("__init__.py", "__version__ = ", "__version__ = 'another' + ", UNTOUCHED),
     ("training/dpo.py", FUTURE, MORE_CODE, TRAINED),

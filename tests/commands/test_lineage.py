@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from kedro.io import AbstractDataset, DataCatalog, Version
-from tests.runs.test_lineage_hooks import FORCED, run
+from tests.runs.test_lineage import FORCED, run
 
 from fisao_pipeline.artifacts.ancestry import ancestry
 from fisao_pipeline.artifacts.file_memory import sha256

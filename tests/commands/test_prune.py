@@ -110,7 +110,7 @@ def prune(project, *words):
 
 
 def test_on_the_command_line(toy_project):
-    from tests.runs.test_lineage_hooks import FORCED, run
+    from tests.runs.test_lineage import FORCED, run
 
     project = toy_project()
     first, second, third = (run(project, runtime=FORCED) for _ in range(3))

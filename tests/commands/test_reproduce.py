@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 from click.testing import CliRunner
-from tests.runs.test_lineage_hooks import FORCED, only_run, provenance_of, run
+from tests.runs.test_lineage import FORCED, only_run, provenance_of, run
 
 from fisao_pipeline.artifacts.provenance import seal
 from fisao_pipeline.commands.cli import cli

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 from mlflow.exceptions import MlflowException
-from tests.runs.test_lineage_hooks import listener, only_run, run  # noqa: F401 - a fixture
+from tests.runs.test_lineage import listener, only_run, run  # noqa: F401 - a fixture
 
 from fisao_pipeline.commands.cli import cli
 from fisao_pipeline.tracking import delivery

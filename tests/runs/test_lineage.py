@@ -11,7 +11,7 @@ from kedro.framework.project import settings
 from kedro.framework.startup import bootstrap_project
 from kedro.runner import ParallelRunner, ThreadRunner
 
-from fisao_pipeline.runs.lineage_hooks import LineageHooks
+from fisao_pipeline.runs.lineage import LineageHooks
 
 FORCED = {"deterministic": False, "force": True}
 
