@@ -202,6 +202,7 @@ def real_server(mlflow_template, tmp_path):
         process.wait(30)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_real_server(toy_project, real_server, monkeypatch):
     """Over HTTP: what a run read and made is there when it has ended, and twice delivered is there once."""
     project = with_adapter(toy_project)
