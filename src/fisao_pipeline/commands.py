@@ -9,8 +9,9 @@ from fisao_pipeline.pinning import convert, pin
 from fisao_pipeline.prune import prune
 from fisao_pipeline.reproduce import reproduce
 from fisao_pipeline.status import status
+from fisao_pipeline.viz.command import viz_site
 
 
-@click.group(commands=[status, lineage, reproduce, prune, deliver, merge, export, pin, convert])
+@click.group(commands=[status, lineage, reproduce, prune, deliver, merge, export, pin, convert, viz_site])
 def cli() -> None:
     """What is there and whether it is fresh, adapters that leave the project, models that come into it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ def of_table(path: Path, rows: int = 3) -> list[str]:
         batch = next(file.iter_batches(batch_size=rows), None)
     shown = batch.slice(0, rows).to_pylist() if batch is not None else []
     names = [name for name in names if not name.startswith("__index_level_")]
-    cells = [[name, *(_cell(row[name]) for row in shown)] for name in names]
-    return [f"first {len(shown)} of {count:,} rows, a line for each column:", *_aligned(cells)]
+    cells = [f"{name}: {' │ '.join(_cell(row[name]) for row in shown)}" for name in names]
+    return [f"first {len(shown)} of {count:,} rows, a line for each column:", *cells]
 
 
 def of_json(content: Any) -> list[str]:
@@ -47,12 +47,6 @@ def of_names(what: str, names: Sequence[str], shown: int = 20) -> list[str]:
     """How many of something there are, and the first by name."""
     more = [f"… and {len(names) - shown:,} more"] if len(names) > shown else []
     return [f"{len(names):,} {what}", *(_cut(name, LINE_CHARACTERS) for name in names[:shown]), *more]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)] if rows else []
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _cell(value: Any) -> str:

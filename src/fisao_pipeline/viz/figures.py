@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from fisao_pipeline.reporting.style import PAGE_COLOURS, empty_figure, laid_out
+from fisao_pipeline.reporting.style import INK, PAGE_COLOURS, empty_figure, laid_out
 from fisao_pipeline.reporting.training_curves import training_panels
 
 _PLOTLY_COLOURS = {name: colour for colour, name in PAGE_COLOURS.items()}
-_COLUMNS, _ROW_HEIGHT, _LINE_HEIGHT = 2, 260, 18
+# Kedro-Viz sets margins of its own, so there is no room above a plot but what the plot leaves of its own height.
+_SHARE = 0.66
 
 
 def drawn(name: str, load: Callable[[], go.Figure], heading: Sequence[str]) -> dict[str, Any]:
@@ -30,30 +30,46 @@ def drawn(name: str, load: Callable[[], go.Figure], heading: Sequence[str]) -> d
         figure = load()
     except Exception:  # of whatever somebody's files hold; the heading says why
         figure = empty_figure(name, "There is nothing to draw.")
-    note = figure.layout.title.subtitle.text or ""
-    figure.update_layout(
-        title={"subtitle": {"text": "<br>".join([*([note] if note else []), *map(escape, heading)])}},
-        margin={"t": (figure.layout.margin.t or 100) + _LINE_HEIGHT * len(heading)},
-        height=(figure.layout.height or 460) + _LINE_HEIGHT * len(heading),
-    )
+    note = figure.layout.title.subtitle.text
+    lines = [*map(escape, heading), *([note] if note else [])]
+    _lower(figure.update_layout(title={"subtitle": {"text": "<br>".join(lines)}, "y": 1.0}))
     return json.loads(figure.to_json())
 
 
+def _lower(figure: go.Figure) -> None:
+    """Move all that is drawn into the lower part of the plot."""
+    for axis in figure.select_yaxes():
+        axis.domain = [place * _SHARE for place in axis.domain or (0, 1)]
+    for each in figure.layout.annotations:
+        if each.yref in (None, "paper"):
+            each.y *= _SHARE
+    for each in figure.layout.shapes:
+        if each.yref == "paper":
+            each.y0, each.y1 = each.y0 * _SHARE, each.y1 * _SHARE
+
+
 def curves(history: pd.DataFrame) -> go.Figure:
-    """What happened in training, round by round: the panels of the report."""
+    """What happened in training, round by round: the panels of the report, one at a time, chosen from a list."""
     panels = training_panels(history)
-    rows = -(-len(panels) // _COLUMNS) or 1
-    figure = make_subplots(rows=rows, cols=_COLUMNS, subplot_titles=[panel.title for panel in panels])
-    for number, panel in enumerate(panels):
-        place = {"row": number // _COLUMNS + 1, "col": number % _COLUMNS + 1}
+    figure, owners = laid_out(go.Figure(), "Training, round by round"), []
+    for panel in panels:
         for line in panel.series:
             style = {"color": _PLOTLY_COLOURS[line.colour], "dash": "dash" if line.dashed else "solid"}
-            name = line.label or panel.title
-            figure.add_trace(
-                go.Scatter(x=list(line.x), y=list(line.y), name=name, line=style, mode="lines+markers"), **place
-            )
-        for rule in panel.rules:
-            figure.add_vline(x=rule.x, line={"dash": "dot"}, annotation_text=rule.label, **place)
-        figure.update_yaxes(title_text=panel.y_title, **place)
-        figure.update_xaxes(title_text=panel.x_title, **place)
-    return laid_out(figure, "Training, round by round", height=_ROW_HEIGHT * rows).update_layout(showlegend=False)
+            shown = {"name": line.label or panel.title, "visible": panel is panels[0]}
+            figure.add_scatter(x=list(line.x), y=list(line.y), line=style, mode="lines+markers", **shown)
+            owners.append(panel)
+    for rule in panels[0].rules if panels else ():
+        figure.add_vline(x=rule.x, line={"dash": "dot", "color": INK}, annotation_text=rule.label)
+    choices = [
+        {
+            "label": panel.title,
+            "method": "update",
+            "args": [{"visible": [owner is panel for owner in owners]}, {"yaxis.title.text": panel.y_title}],
+        }
+        for panel in panels
+    ]
+    if choices:
+        place = {"x": 1, "xanchor": "right", "y": _SHARE + 0.02, "yanchor": "bottom"}
+        figure.update_layout(updatemenus=[{"buttons": choices, "font": {"size": 10}, **place}])
+        figure.update_xaxes(title_text=panels[0].x_title).update_yaxes(title_text=panels[0].y_title)
+    return figure

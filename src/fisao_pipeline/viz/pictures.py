@@ -64,7 +64,9 @@ def contact_sheet(images: Any) -> Image.Image:
             picture = images.open(name).convert("RGB")
             picture.thumbnail((SIDE - 8, SIDE - 8))
             sheet.paste(picture, (left, top))
+            below = picture.height
         except UnreadableImageError as error:
             pen.text((left, top), error.reason[:20], "black", font)
-        pen.text((left, top + SIDE - 6), name[-20:], "black", font)
+            below = _NAME
+        pen.text((left, top + below + 4), name[-20:], "black", font)
     return sheet

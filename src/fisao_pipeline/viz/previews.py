@@ -33,18 +33,18 @@ def preview_of(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, An
     def text() -> TextPreview:
         told = _tree(catalog, name, dataset)
         body = _safely(lambda: [*dataset.glimpse(), *_lineage(name, told)])
-        return TextPreview("\n".join(map(_printable, [*_heading(name, dataset, told), "", *body])))
+        return TextPreview("\n".join([*_heading(dataset, told), "", *map(_printable, body)]))
 
     def figure() -> PlotlyPreview:
         from fisao_pipeline.viz import figures  # noqa: PLC0415 - slow to import
 
-        heading = _heading(name, dataset, _tree(catalog, name, dataset))
+        heading = _heading(dataset, _tree(catalog, name, dataset))
         return PlotlyPreview(figures.drawn(name, lambda: _drawing(name, dataset), heading))
 
     def picture() -> ImagePreview:
         from fisao_pipeline.viz import pictures  # noqa: PLC0415 - slow to import
 
-        heading = [_printable(line) for line in _heading(name, dataset, _tree(catalog, name, dataset))]
+        heading = _heading(dataset, _tree(catalog, name, dataset))
         if not is_folder:
             return ImagePreview(pictures.drawn(lambda: pictures.opened(dataset), heading))
         heading += _safely(lambda: [f"{len(dataset.load().files()):,} images, the first of them:"])
@@ -59,7 +59,7 @@ def preview_of(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, An
 
 
 def _tree(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, Any]) -> Mapping[str, Any]:
-    """How the artifact that would be loaded came about, as `lineage.tree_of` tells it."""
+    """How the artifact that would be loaded came about, as `lineage.tree_of` tells it; of others their record alone."""
     from fisao_pipeline.lineage import tree_of  # noqa: PLC0415 - slow to import
     from fisao_pipeline.provenance import read_record  # noqa: PLC0415
 
@@ -69,25 +69,30 @@ def _tree(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, Any]) -
             return tree_of(catalog, name, version)
         # What is there once and is told by its content has a record only if a run made it.
         place = dataset.provenance_path(None) if hasattr(dataset, "provenance_path") else None
-        return {"artifact": name, "version": None, **((read_record(place) if place is not None else None) or {})}
+        record = read_record(place) if place is not None else None
+        return {**(record or {}), "artifact": name, "version": None, "inputs": []}
     except Exception as error:  # of whatever somebody's files hold
         return {"artifact": name, "version": None, "fault": _reason(error)}
 
 
-def _heading(name: str, dataset: AbstractDataset[Any, Any], told: Mapping[str, Any]) -> list[str]:
-    """Name, version, run, commit and node, size: as far as they are known."""
-    lines = [name]
+def _heading(dataset: AbstractDataset[Any, Any], told: Mapping[str, Any]) -> list[str]:
+    """Version, run, commit and node, size: as far as they are known."""
+    lines = []
     if told["version"] is not None:
         several = len(dataset.versions()) if hasattr(dataset, "versions") else 1
-        lines.append(f"version     {told['version']}" + (f"  (one of {several})" if several > 1 else ""))
+        lines.append(f"version: {told['version']}" + (f", the last of {several}" if several > 1 else ""))
+    elif "content" in told:
+        lines.append(f"content: {told['content']}")
     if "node" in told:
-        lines.append(f"MLflow run  {told.get('mlflow_run_id') or 'none'}")
-        lines.append(f"commit      {_commit(told)}")
-        lines.append(f"made by     {told['node']}, {told.get('created', '')}")
+        lines.append(f"MLflow run: {told.get('mlflow_run_id') or 'none'}")
+        lines.append(f"commit: {_commit(told)}")
+        lines.append(f"made by: {told['node']}, {told.get('created', '')}")
     if "bytes" in told:
         rows = f"{told['rows']:,} rows, " if "rows" in told else ""
-        lines.append(f"size        {rows}{_said_bytes(told['bytes'])}")
-    return [*lines, *([told["fault"]] if "fault" in told else [])]
+        lines.append(f"size: {rows}{_said_bytes(told['bytes'])}")
+    if "fault" in told:
+        lines.append(told["fault"])
+    return [_printable(line) for line in lines]
 
 
 def _lineage(name: str, told: Mapping[str, Any]) -> Iterator[str]:
