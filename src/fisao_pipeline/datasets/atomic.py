@@ -175,6 +175,8 @@ class AtomicDataset(AtomicVersions):
             return of_table(path)
         if self.drawn_as:
             return []
+        if path.suffix == ".html":
+            return [f"A page, to be opened in a browser: {path}"]
         content = self.load()
         return of_lines(content.splitlines()) if isinstance(content, str) else of_json(content)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,17 @@ _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:"
 )
-# Left to right, unless the reader has turned it; its style sheet names a font for text that it does not define.
+# How the reader finds it the first time: left to right and as large as it gets, so without the list of names, the map
+# and the layers, which stretch it. Its style sheet names a font for text that it does not define.
+_FIRST_VIEW = {
+    "orientation": "horizontal",
+    "showFeatureHints": False,
+    "layer": {"visible": False},
+    "visible": {"sidebar": False, "miniMap": False},
+}
 _HEAD = f"""<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <style>:root {{--font-stack-monospace: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace}}</style>
-<script>localStorage.KedroViz ??= '{{"orientation": "horizontal", "showFeatureHints": false}}'</script>
+<script>localStorage.KedroViz ??= '{json.dumps(_FIRST_VIEW)}'</script>
 """
 
 
