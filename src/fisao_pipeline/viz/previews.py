@@ -6,7 +6,7 @@ pictures as what they are, with the same lines above them. (Its HTML preview is 
 Markdown, and makes links of text after it has cleaned the HTML.)
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NewType
 
 from kedro.io import AbstractDataset, DataCatalog, DatasetError
@@ -32,7 +32,7 @@ def preview_of(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, An
 
     def text() -> TextPreview:
         told = _tree(catalog, name, dataset)
-        body = _safely(lambda: [*dataset.glimpse(), *_lineage(name, told)])
+        body = [*_safely(dataset.glimpse), *_safely(lambda: _lineage(name, told))]
         return TextPreview("\n".join([*_heading(dataset, told), "", *map(_printable, body)]))
 
     def figure() -> PlotlyPreview:
@@ -63,6 +63,7 @@ def _tree(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, Any]) -
     from fisao_pipeline.lineage import tree_of  # noqa: PLC0415 - slow to import
     from fisao_pipeline.provenance import read_record  # noqa: PLC0415
 
+    version = None
     try:
         version = getattr(dataset, "resolve_load_version", lambda: None)()
         if version is not None:
@@ -72,7 +73,7 @@ def _tree(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, Any]) -
         record = read_record(place) if place is not None else None
         return {**(record or {}), "artifact": name, "version": None, "inputs": []}
     except Exception as error:  # of whatever somebody's files hold
-        return {"artifact": name, "version": None, "fault": _reason(error)}
+        return {"artifact": name, "version": version, "fault": _reason(error)}
 
 
 def _heading(dataset: AbstractDataset[Any, Any], told: Mapping[str, Any]) -> list[str]:
@@ -121,9 +122,9 @@ def _said_bytes(count: int) -> str:
     return said_bytes(count)
 
 
-def _safely(read: Callable[[], list[str]]) -> list[str]:
+def _safely(read: Callable[[], Iterable[str]]) -> list[str]:
     try:
-        return read()
+        return list(read())
     except Exception as error:  # of whatever somebody's files hold
         return [_reason(error)]
 
