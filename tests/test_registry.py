@@ -95,14 +95,15 @@ def test_kedro_viz_orders_the_layers(pipelines, env):
 
     conf = Path(__file__).parents[1] / "conf"
     catalog = OmegaConfigLoader(str(conf), env=env, **{**CONFIG_LOADER_ARGS, "default_run_env": env})["catalog"]
-    assert all(entry["metadata"]["kedro-viz"]["layer"] in LAYERS for entry in catalog.values())
+    assert all(entry["metadata"]["kedro-viz"]["layer"] in {*GIVEN, *LAYERS} for entry in catalog.values())
     manager = DataAccessManager()
     populate_data(manager, DataCatalog.from_config(catalog), pipelines, {})
     for name in pipelines:
         manager.create_modular_pipelines_tree_for_registered_pipeline(name)
         layers = manager.get_sorted_layers_for_registered_pipeline(name)
-        assert set(layers) == set(LAYERS), name
-    assert manager.get_sorted_layers_for_registered_pipeline("__default__") == LAYERS
+        assert set(layers) == {*GIVEN, *LAYERS}, name
+    first, second, *others = manager.get_sorted_layers_for_registered_pipeline("__default__")
+    assert {first, second} == GIVEN and others == LAYERS
 
 
 def test_a_stage_is_a_box_whose_nodes_keep_their_names(pipelines):
