@@ -96,6 +96,11 @@ def test_a_glimpse_tells_what_is_set_in_the_configuration(tmp_path):
     _, artifact = trained()
     one = adapters(tmp_path)
     one.save(artifact)
+    path = tmp_path / "policy_adapter" / "v1" / "policy_adapter" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    for base, said in (("/home/me/llava", "llava"), ("llava-hf/llava", "llava-hf/llava")):
+        path.write_text(json.dumps(config | {"base_model_name_or_path": base}))
+        assert json.loads("".join(one.glimpse()))["base_model_name_or_path"] == said
     shown = json.loads("".join(one.glimpse()))
     assert shown["target_modules"] == ["q_proj"]
     assert not {None, False} & {value for value in shown.values() if not isinstance(value, list | dict)}

@@ -67,6 +67,9 @@ class AdapterFolderDataset(AtomicVersions):
     def glimpse(self) -> list[str]:
         """What is set in the adapter's configuration."""
         config = json.loads((self.load() / CONFIG_FILE).read_text(encoding="utf-8"))
+        base = Path(str(config.get("base_model_name_or_path")))
+        if base.is_absolute():  # a folder of this machine, which means nothing on another
+            config["base_model_name_or_path"] = base.name
         # PEFT writes every option that it knows, most of them unset.
         return of_json({name: value for name, value in config.items() if value not in (None, False, [], {})})
 
