@@ -16,7 +16,7 @@ from fisao_pipeline.datasets.adapter_folder import AdapterArtifact, AdapterFolde
 from fisao_pipeline.method.object_spans import ObjectVocabulary, find_mentions, mention_token_spans
 from fisao_pipeline.models.policy import Policy, check_adapter_fits, decode_with_offsets
 from fisao_pipeline.models.source import ModelSource, identity
-from fisao_pipeline.params import LoraParams
+from fisao_pipeline.params.lora import LoraParams
 
 TEMPERATURE = 0.8
 

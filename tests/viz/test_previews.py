@@ -14,11 +14,11 @@ from kedro.io import AbstractDataset, MemoryDataset, Version
 from kedro_viz.models.flowchart.node_metadata import DataNodeMetadata
 from kedro_viz.models.flowchart.nodes import GraphNode
 from PIL import Image
-from tests.test_lineage import COMMIT, DAY, RUN, put
+from tests.commands.test_lineage import COMMIT, DAY, RUN, put
 
+from fisao_pipeline.artifacts.provenance import seal
 from fisao_pipeline.datasets import AtomicDataset, KeyedFolderDataset
 from fisao_pipeline.datasets.image_folder import ImageFolderDataset
-from fisao_pipeline.provenance import seal
 from fisao_pipeline.viz.context import PreviewedCatalog
 
 KINDS = {
@@ -81,7 +81,7 @@ def test_a_table_shows_its_origin_its_beginning_and_the_same_tree_as_the_command
     assert "made by: make_responses, 2026-01-01T00:00:00+00:00" in lines
     assert any(line.startswith("size: 2 rows, ") for line in lines)
     assert {"text: a cat │ a dog", "reward: 0.5 │ null"} <= set(lines)
-    from fisao_pipeline.lineage import lines_of, tree_of
+    from fisao_pipeline.artifacts.tree import lines_of, tree_of
 
     tree = list(lines_of(tree_of(catalog, "adapter", DAY)))
     assert text(catalog, "adapter")[-len(tree) :] == tree

@@ -8,7 +8,7 @@ import kedro_viz
 import pytest
 from click.testing import CliRunner
 
-from fisao_pipeline.commands import cli
+from fisao_pipeline.commands.cli import cli
 from fisao_pipeline.viz.site import MARKER, mended
 
 PAGE = (Path(kedro_viz.__file__).parent / "html" / "index.html").read_text(encoding="utf-8")

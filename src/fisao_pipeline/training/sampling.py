@@ -16,7 +16,7 @@ from fisao_pipeline.models.decoding import Completions, Decoding
 from fisao_pipeline.models.halving import HalvingSize
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
-from fisao_pipeline.params import ResponseSamplingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.seeded_choice import seeded_choice
 from fisao_pipeline.training.shards import Shards, digest, in_shards
 

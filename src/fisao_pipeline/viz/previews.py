@@ -60,8 +60,8 @@ def preview_of(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, An
 
 def _tree(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, Any]) -> Mapping[str, Any]:
     """How the artifact that would be loaded came about, as `lineage.tree_of` tells it; of others their record alone."""
-    from fisao_pipeline.lineage import tree_of  # noqa: PLC0415 - slow to import
-    from fisao_pipeline.provenance import read_record  # noqa: PLC0415
+    from fisao_pipeline.artifacts.provenance import read_record  # noqa: PLC0415
+    from fisao_pipeline.artifacts.tree import tree_of  # noqa: PLC0415 - slow to import
 
     version = None
     try:
@@ -97,7 +97,7 @@ def _heading(dataset: AbstractDataset[Any, Any], told: Mapping[str, Any]) -> lis
 
 
 def _lineage(name: str, told: Mapping[str, Any]) -> Iterator[str]:
-    from fisao_pipeline.lineage import lines_of  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.artifacts.tree import lines_of  # noqa: PLC0415 - slow to import
 
     if told.get("inputs"):
         yield from ("", f"how it came about (python -m fisao_pipeline lineage {name}@{told['version']}):", "")
@@ -117,7 +117,7 @@ def _commit(told: Mapping[str, Any]) -> str:
 
 
 def _said_bytes(count: int) -> str:
-    from fisao_pipeline.status import said_bytes  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.artifacts.sizes import said_bytes  # noqa: PLC0415 - slow to import
 
     return said_bytes(count)
 

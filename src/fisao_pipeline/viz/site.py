@@ -19,9 +19,9 @@ from kedro_viz.integrations.kedro.data_loader import load_data
 from kedro_viz.models.metadata import NodeExtras
 from kedro_viz.server import populate_data
 
+from fisao_pipeline.artifacts.tree import tree_of
 from fisao_pipeline.datasets.atomic import AtomicVersions
 from fisao_pipeline.datasets.publish import publish_in_place
-from fisao_pipeline.lineage import tree_of
 
 # By which a folder is known as such a site, and may be replaced.
 MARKER = Path("api", "deploy-viz-metadata")
