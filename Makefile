@@ -29,7 +29,7 @@ SCENES := data/01_raw/pocket_scenes/prompts.jsonl
 export DO_NOT_TRACK ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev scenes run test test-slow test-gpu lint mutation bench seeds ablation ablation-docs viz mlflow \
+.PHONY: help setup setup-dev scenes run test test-slow test-gpu lint mutation bench seeds ablation ablation-docs viz viz-site mlflow \
     lmms-env constraints clean
 
 help: ## List the targets
@@ -117,6 +117,9 @@ ablation-docs: setup ## Copy the last ablation's table and images into docs/
 
 viz: setup ## Open the pipelines and their artifacts in Kedro-Viz
 	$(KEDRO) viz run
+
+viz-site: setup ## Write the same into build/kedro-viz as plain files, for any web server
+	$(BIN)/python -m fisao_pipeline viz-site
 
 # kedro-mlflow starts `mlflow` by its name.
 mlflow: setup ## Open the recorded runs in MLflow

@@ -68,30 +68,45 @@ def test_every_stage_starts_from_artifacts_that_are_in_the_catalog(pipelines):
             assert pipelines[name].outputs() <= entries, f"{env}, {name}"
 
 
+GIVEN = {"raw", "pretrained"}
+LAYERS = ["intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting"]
+
+
 @pytest.mark.parametrize("env", ["base", "smoke"])
-def test_the_layers_have_an_order(pipelines, env):
-    """Kedro-Viz shows none of them if one layer comes both before and after another."""
-    from graphlib import TopologicalSorter
+def test_kedro_viz_orders_the_layers(pipelines, env):
+    """It shows none of them if one comes both before and after another, and it counts a folded stage as one node."""
     from pathlib import Path
 
     from kedro.config import OmegaConfigLoader
+    from kedro.io import DataCatalog
+    from kedro_viz.data_access import DataAccessManager
+    from kedro_viz.server import populate_data
 
     from fisao_pipeline.settings import CONFIG_LOADER_ARGS
 
     conf = Path(__file__).parents[1] / "conf"
     catalog = OmegaConfigLoader(str(conf), env=env, **{**CONFIG_LOADER_ARGS, "default_run_env": env})["catalog"]
-    layers = {name: entry["metadata"]["kedro-viz"]["layer"] for name, entry in catalog.items()}
-    for name in ("__default__", "pocket_world", "pocket_instructblip", "ablation", "seed_study", "theorem", *SCORING):
-        before: dict[str, set[str]] = {}
-        # Of a dataset without a layer, such as one in memory, the layers that it comes from.
-        layers_of = {name: {layer} for name, layer in layers.items()}
-        for node in pipelines[name].nodes:
-            read = {layer for i in node.inputs for layer in layers_of.get(i, ())}
-            for output in node.outputs:
-                if output in layers:
-                    before.setdefault(layers[output], set()).update(read - {layers[output]})
-                layers_of.setdefault(output, read)
-        assert list(TopologicalSorter(before).static_order()), name
+    assert all(entry["metadata"]["kedro-viz"]["layer"] in {*GIVEN, *LAYERS} for entry in catalog.values())
+    manager = DataAccessManager()
+    populate_data(manager, DataCatalog.from_config(catalog), pipelines, {})
+    for name in pipelines:
+        manager.create_modular_pipelines_tree_for_registered_pipeline(name)
+        layers = manager.get_sorted_layers_for_registered_pipeline(name)
+        assert set(layers) == {*GIVEN, *LAYERS}, name
+    first, second, *others = manager.get_sorted_layers_for_registered_pipeline("__default__")
+    assert {first, second} == GIVEN and others == LAYERS
+
+
+def test_a_stage_is_a_box_whose_nodes_keep_their_names(pipelines):
+    for stage in STAGES:
+        nodes = pipelines[stage].nodes
+        assert {node.namespace for node in nodes} == {stage}
+        assert not any("." in node.name for node in nodes)
+        whole = pipelines["__default__"]
+        assert names(whole.only_nodes_with_namespaces([stage])) == names(pipelines[stage])
+        # What Kedro makes copies for: tags, and pipelines with tags.
+        tagged = [*(node.tag("more") for node in nodes), *pipelines[stage].tag("more").nodes]
+        assert {(node.name, node.namespace) for node in tagged} == {(node.name, stage) for node in nodes}
 
 
 def test_smoke_shares_no_file_with_base():

@@ -19,6 +19,7 @@ from fisao_pipeline.pipelines import (
     seed_study,
     theorem,
 )
+from fisao_pipeline.pipelines.stages import as_stage
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -30,12 +31,12 @@ def register_pipelines() -> dict[str, Pipeline]:
         `ablation` and `theorem`.
     """
     training_stages = {
-        "image_ingestion": image_ingestion.create_pipeline(),
-        "response_sampling": response_sampling.create_pipeline(),
-        "reward_annotation": reward_annotation.create_pipeline(),
-        "policy_training": policy_training.create_pipeline(),
+        "image_ingestion": as_stage("image_ingestion", image_ingestion.create_pipeline()),
+        "response_sampling": as_stage("response_sampling", response_sampling.create_pipeline()),
+        "reward_annotation": as_stage("reward_annotation", reward_annotation.create_pipeline()),
+        "policy_training": as_stage("policy_training", policy_training.create_pipeline()),
     }
-    evaluation = benchmark_evaluation.create_pipeline()
+    evaluation = as_stage("benchmark_evaluation", benchmark_evaluation.create_pipeline())
     train = sum(training_stages.values(), start=Pipeline([]))
     return {
         "__default__": train + evaluation,

@@ -13,8 +13,10 @@ from fisao_pipeline.runs.preflight import PreflightHooks  # noqa: E402
 from fisao_pipeline.runs.run_lock import RunLockHooks  # noqa: E402
 from fisao_pipeline.runs.session import InterruptibleSession  # noqa: E402
 from fisao_pipeline.tracking.hooks import TrackingHooks  # noqa: E402
+from fisao_pipeline.viz.context import PreviewedContext  # noqa: E402
 
 SESSION_CLASS = InterruptibleSession
+CONTEXT_CLASS = PreviewedContext
 
 # TrackingHooks is kedro-mlflow's hook with a few things mended, so the one it registers itself must not run as well.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow", "kedro-mlflow")  # as its releases have spelled themselves

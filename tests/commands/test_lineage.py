@@ -13,8 +13,8 @@ from tests.runs.test_lineage import FORCED, run
 from fisao_pipeline.artifacts.ancestry import ancestry
 from fisao_pipeline.artifacts.file_memory import sha256
 from fisao_pipeline.artifacts.provenance import seal
+from fisao_pipeline.artifacts.tree import MANIFEST, lines_of, tree_of
 from fisao_pipeline.commands.cli import cli
-from fisao_pipeline.commands.lineage import MANIFEST, lines_of, tree_of
 from fisao_pipeline.datasets import AtomicDataset
 from fisao_pipeline.datasets.contents import content_of
 

@@ -11,7 +11,8 @@ from fisao_pipeline.artifacts.evidence import EvidenceOf
 from fisao_pipeline.artifacts.file_memory import FileMemory, sha256
 from fisao_pipeline.artifacts.freshness import State, Verdict
 from fisao_pipeline.artifacts.provenance import RunContext, build_record, seal
-from fisao_pipeline.commands.status import ArtifactStatus, lines_of, said_bytes, status_of
+from fisao_pipeline.artifacts.sizes import said_bytes
+from fisao_pipeline.commands.status import ArtifactStatus, lines_of, status_of
 from fisao_pipeline.datasets import AtomicDataset
 from fisao_pipeline.datasets.contents import content_of
 

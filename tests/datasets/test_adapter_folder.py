@@ -5,8 +5,6 @@ import json
 import pytest
 import torch
 from kedro.io import DatasetError, Version
-from kedro_viz.models.flowchart.node_metadata import DataNodeMetadata
-from kedro_viz.models.flowchart.nodes import GraphNode
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 
 from fisao_pipeline.datasets import AdapterArtifact, AdapterFolderDataset
@@ -94,17 +92,15 @@ def test_what_is_not_an_adapter_is_refused(tmp_path):
         adapters(tmp_path).load()
 
 
-def test_kedro_viz_shows_the_configuration_and_the_origin(tmp_path):
+def test_a_glimpse_tells_what_is_set_in_the_configuration(tmp_path):
     _, artifact = trained()
     one = adapters(tmp_path)
     one.save(artifact)
-    record = {"version": "v1", "parameters": {"ppo.clip_range": 0.2}, "inputs": {"token_rewards": "v0"}}
-    one.provenance_path("v1").write_text(json.dumps(record))
-    node = GraphNode.create_data_node(
-        "id", dataset_name="policy_adapter", layer=None, tags=set(), dataset=one, modular_pipelines=set()
-    )
-    shown = DataNodeMetadata(data_node=node)
-    assert shown.preview_type == "JSONPreview"
-    preview = json.loads(shown.preview)
-    assert preview["content"]["target_modules"] == ["q_proj"]
-    assert preview["provenance"] == record
+    path = tmp_path / "policy_adapter" / "v1" / "policy_adapter" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    for base, said in (("/home/me/llava", "llava"), ("llava-hf/llava", "llava-hf/llava")):
+        path.write_text(json.dumps(config | {"base_model_name_or_path": base}))
+        assert json.loads("".join(one.glimpse()))["base_model_name_or_path"] == said
+    shown = json.loads("".join(one.glimpse()))
+    assert shown["target_modules"] == ["q_proj"]
+    assert not {None, False} & {value for value in shown.values() if not isinstance(value, list | dict)}

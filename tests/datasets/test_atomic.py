@@ -13,12 +13,9 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
-import orjson
 import pandas as pd
 import pytest
 from kedro.io import AbstractDataset, DataCatalog, DatasetError, Version
-from kedro_viz.models.flowchart.node_metadata import DataNodeMetadata
-from kedro_viz.models.flowchart.nodes import GraphNode
 
 from fisao_pipeline.datasets import AtomicDataset
 
@@ -218,52 +215,28 @@ def test_a_wrong_definition_fails_before_any_data(tmp_path, options, message):
         AbstractDataset.from_config("x", config)
 
 
-def seen_by_kedro_viz(name: str, one: AbstractDataset) -> DataNodeMetadata:
-    node = GraphNode.create_data_node(
-        dataset_id=name, dataset_name=name, layer=None, tags=set(), dataset=one, modular_pipelines=set()
-    )
-    metadata = DataNodeMetadata(data_node=node)
-    orjson.dumps({"preview": metadata.preview})  # what Kedro-Viz does with it
-    return metadata
-
-
-def test_kedro_viz_shows_the_first_rows_of_a_table(tmp_path):
+def test_a_glimpse_shows_the_first_rows_of_a_table(tmp_path):
     one = table(tmp_path)
     one.save(pd.DataFrame({"id": list("abcdefg"), "x": [float("nan")] * 7, "token_ids": [list(range(500))] * 7}))
-    shown = seen_by_kedro_viz("table", one)
-    assert shown.preview_type == "TablePreview"
-    assert shown.preview["columns"] == ["id", "x", "token_ids"]
-    assert len(shown.preview["data"]) == 5
-    assert shown.preview["data"][0][:2] == ["a", None]
-    assert shown.preview["data"][0][2].startswith("[0, 1, 2")
-    assert len(shown.preview["data"][0][2]) == 120
-    assert len(one.preview(nrows=2)["data"]) == 2
+    first, *columns = one.glimpse()
+    assert first == "first 3 of 7 rows, a line for each column:"
+    assert columns[:2] == ["id: a │ b │ c", "x: null │ null │ null"]
+    assert columns[2].startswith("token_ids: [0, 1, 2") and len(columns[2]) < 3 * 60
+    one = table(tmp_path / "empty")
+    one.save(pd.DataFrame({"id": []}))
+    assert one.glimpse() == ["first 0 of 0 rows, a line for each column:", "id: "]
 
 
-def test_kedro_viz_shows_json_with_where_it_came_from(tmp_path):
+def test_a_glimpse_of_json_and_text_ends_somewhere(tmp_path):
     one = dataset(tmp_path)
     one.save({"chair_i": 0.1})
-    assert json.loads(seen_by_kedro_viz("metrics", one).preview) == {"chair_i": 0.1}
-    record = {"version": "v1", "mlflow_run_id": "abc", "inputs": {"table": "v0"}, "libraries": {"torch": "2"}}
-    one.provenance_path("v1").write_text(json.dumps(record))
-    shown = seen_by_kedro_viz("metrics", one)
-    assert shown.preview_type == "JSONPreview"
-    assert json.loads(shown.preview) == {
-        "content": {"chair_i": 0.1},
-        "provenance": {"version": "v1", "mlflow_run_id": "abc", "inputs": {"table": "v0"}},
-    }
+    assert json.loads("".join(one.glimpse())) == {"chair_i": 0.1}
+    long = dataset(tmp_path, "text.TextDataset", "long.md")
+    long.save("x" * 10**6 + "\n" * 10**4)
+    assert sum(map(len, long.glimpse())) < 10**4 and long.glimpse()[-1] == "…"
 
 
-def test_kedro_viz_draws_plotly_figures(tmp_path):
-    import plotly.graph_objects as go
-
-    one = dataset(tmp_path, "plotly.JSONDataset", "figure.json")
-    one.save(go.Figure(go.Bar(x=["a"], y=[1])))
-    shown = seen_by_kedro_viz("figure", one)
-    assert shown.preview_type == "PlotlyPreview"
-    assert shown.preview["data"][0]["type"] == "bar"
-
-
-def test_kedro_viz_shows_nothing_where_nothing_is(tmp_path):
-    for one in (dataset(tmp_path), dataset(tmp_path, "pickle.PickleDataset", "p.pkl")):
-        assert seen_by_kedro_viz("nothing", one).preview is None
+def test_pictures_are_known_as_such(tmp_path):
+    kinds = {"plotly.JSONDataset": "PlotlyPreview", "matplotlib.MatplotlibDataset": "ImagePreview"}
+    for kind in ("json.JSONDataset", "pandas.ParquetDataset", "text.TextDataset", "pickle.PickleDataset", *kinds):
+        assert dataset(tmp_path, kind, "x.y").drawn_as == kinds.get(kind, "")

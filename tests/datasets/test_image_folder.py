@@ -1,4 +1,3 @@
-import json
 import os
 import threading
 
@@ -139,8 +138,3 @@ def test_save_refuses_names_that_leave_the_folder(tmp_path, name):
     with pytest.raises(DatasetError, match="leaves the image folder"):
         ImageFolderDataset(filepath=str(tmp_path / "scenes")).save([(name, RED)])
     assert os.listdir(tmp_path) == []
-
-
-def test_the_preview_counts_files(root):
-    preview = ImageFolderDataset(filepath=str(root)).preview()
-    assert json.loads(preview) == {"files": 2, "first": ["b.png", "nested/a.jpg"]}

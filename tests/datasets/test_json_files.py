@@ -1,5 +1,3 @@
-import json
-
 import pytest
 from kedro.io import DatasetError
 
@@ -79,6 +77,9 @@ def test_save_needs_one_path(paths):
         JsonFilesDataset(filepath=paths).save(1)
 
 
-def test_the_preview_shows_the_beginning(tmp_path):
+def test_a_glimpse_shows_the_beginning(tmp_path):
     (tmp_path / "a.json").write_text("[1, 2]")
-    assert json.loads(JsonFilesDataset(filepath=str(tmp_path / "a.json")).preview()) == {"a.json": "[1, 2]"}
+    assert JsonFilesDataset(filepath=str(tmp_path / "a.json")).glimpse() == ["a.json", "[1, 2]"]
+    (tmp_path / "b.jsonl").write_text("{}\n" * 10**6)
+    assert len(JsonFilesDataset(filepath=str(tmp_path / "b.jsonl")).glimpse()) < 100
+    assert JsonFilesDataset().glimpse() == ["No file: this input is left out."]

@@ -86,7 +86,7 @@ def test_as_a_catalog_entry(tmp_path):
     assert not dataset.exists()
     dataset.load().put("k", 1)
     assert dataset.exists()
-    assert json.loads(dataset.preview()) == ["k"]
+    assert dataset.glimpse() == ["1 values by key", "k"]
     with pytest.raises(DatasetError, match="make it a node's input"):
         dataset.save({"k": 1})
 

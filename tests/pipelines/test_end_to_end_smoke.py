@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
 
 import mlflow
 import pandas as pd
@@ -13,6 +15,7 @@ from click.testing import CliRunner, Result
 from kedro.framework.cli.utils import find_run_command
 from kedro.framework.startup import bootstrap_project
 from peft import PeftModel
+from tests.browsing import chromium, served, watched_page
 from tests.smoke_project import TABLES, Smoke
 from transformers import LlavaForConditionalGeneration
 
@@ -89,6 +92,65 @@ def test_the_report_says_where_its_figures_come_from(smoke, default_run):
     for name in ("comparison", "predictions", "policy_adapter", "training_history", "responses", "image_manifest"):
         assert f'<th scope="row">{name}</th>' in page
     assert 'class="warning"' not in page, "all of one run"
+
+
+@pytest.fixture(scope="module")
+def site(smoke, default_run, tmp_path_factory) -> Path:
+    """Kedro-Viz as plain files, built by the command, which has nothing to complain about."""
+    output = tmp_path_factory.mktemp("site") / "kedro-viz"
+    command = [sys.executable, "-m", "fisao_pipeline", "viz-site", "--env=smoke", f"--output={output}"]
+    done = subprocess.run(command, cwd=smoke.root, check=False, capture_output=True, text=True)
+    assert done.returncode == 0 and str(output) in done.stdout, done.stderr
+    assert "previewed" not in done.stdout + done.stderr
+    assert "Layers" not in done.stdout + done.stderr
+    return output
+
+
+def test_every_artifact_has_a_preview_with_version_and_run(smoke, default_run, site):
+    graph = json.loads((site / "api" / "main").read_text())
+    assert {"raw", "pretrained"} == set(graph["layers"][:2]) and graph["layers"][-1] == "reporting"
+    # What nodes hand on in memory has no layer.
+    data = {node["name"]: node["id"] for node in graph["nodes"] if node["type"] == "data" and node["layer"]}
+    assert {*TABLES, "policy_adapter", "policy_backbone", "response_shards", "report", "image_folder"} <= data.keys()
+    run_id = smoke.tracked(default_run).info.run_id
+    versioned = {*TABLES, *FIGURES, "policy_adapter", "verifier_baseline", "comparison_table", "report"}
+    for name, number in data.items():
+        shown = json.loads((site / "api" / "nodes" / number).read_text())
+        assert shown["preview"], name
+        if name in versioned:
+            said = json.dumps(shown["preview"])
+            assert f"version: {default_run}" in said and f"MLflow run: {run_id}" in said, name
+        if name in TABLES:
+            assert shown["stats"]["rows"] == len(smoke.table(name)), name
+
+
+def test_kedro_viz_opens_with_the_stages_from_left_to_right(smoke, default_run, site):
+    run_id = smoke.tracked(default_run).info.run_id
+    with served(site) as address, chromium() as browser:
+        page = watched_page(browser.new_context(viewport={"width": 1920, "height": 1080}))
+        page.goto(address)
+        page.locator(".pipeline-node").first.wait_for()
+        page.wait_for_timeout(1500)  # it moves into place
+        boxes = [page.locator(f".pipeline-node[data-id={stage}]").bounding_box() for stage in STAGES]
+        assert all(left["x"] + left["width"] < right["x"] for left, right in pairwise(boxes))
+        assert max(box["y"] for box in boxes) - min(box["y"] for box in boxes) < 200
+        page.locator("[data-node-fullname=policy_adapter]").click()
+        text = page.locator(".pipeline-text-renderer")
+        lines = text.inner_text().splitlines()
+        assert lines[:2] == [f"version: {default_run}", f"MLflow run: {run_id}"]
+        page.get_by_text("Expand preview").click()
+        whole = page.locator(".pipeline-text-renderer--modal").inner_text()
+        assert f"image_manifest@{default_run}" in whole and "40 images, each by its hash" in whole
+        # What a reader gets by the link that Kedro-Viz makes of a chosen artifact.
+        page.goto(f"{address}?pid=__default__&sn=training_history")
+        subtitle = page.locator(".js-plotly-plot .gtitle-subtitle")
+        assert subtitle.text_content().startswith(f"version: {default_run}MLflow run: {run_id}")
+        page.goto(f"{address}?pid=__default__&sn=image_folder")
+        sheet = page.locator(".pipeline-metadata__plot-image")
+        sheet.wait_for()
+        assert sheet.evaluate("image => image.naturalWidth") > 500
+        assert [said for said in page.trouble if not said.startswith("info: ")] == []
+        assert [url for url in page.requests if not url.startswith((address, "blob:", "data:"))] == []
 
 
 def test_the_comparison_is_a_table_for_a_paper_too(smoke, default_run):

@@ -1,27 +1,17 @@
 """The report in a real browser: Debian's Chromium, driven by Playwright; axe looks for what some people cannot use."""
 
-import os
-import shutil
-
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
+from tests.browsing import chromium, watched_page
 from tests.reporting.report_sources import EVIL
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE = {"width": 360, "height": 780}
 
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        # Where everything must have passed, this has to have run.
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no Chromium found: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +30,7 @@ def opened(browser, files):
 
     def open_page(name="plain", **options):
         contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.trouble, page.requests = [], []
-        page.on("console", lambda message: page.trouble.append(message.text))
-        page.on("pageerror", lambda error: page.trouble.append(str(error)))
-        page.on("dialog", lambda dialog: (page.trouble.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: page.requests.append(request.url))
+        page = watched_page(contexts[-1])
         page.goto(files[name])
         return page
 

@@ -11,8 +11,11 @@ from fisao_pipeline.commands.reproduce import reproduce
 from fisao_pipeline.commands.show import show
 from fisao_pipeline.commands.status import status
 from fisao_pipeline.commands.study_docs import study_docs
+from fisao_pipeline.commands.viz_site import viz_site
 
 
-@click.group(commands=[show, status, lineage, reproduce, prune, deliver, merge, export, pin, convert, study_docs])
+@click.group(
+    commands=[show, status, lineage, viz_site, reproduce, prune, deliver, merge, export, pin, convert, study_docs]
+)
 def cli() -> None:
     """What was found, what is there and whether it is fresh, adapters that leave, models that come in."""

@@ -15,7 +15,7 @@ import click
 from kedro.io import DataCatalog
 
 from fisao_pipeline.artifacts.provenance import BrokenRecordError, read_record
-from fisao_pipeline.commands.status import bytes_below, said_bytes
+from fisao_pipeline.artifacts.sizes import bytes_below, said_bytes
 from fisao_pipeline.datasets.atomic import AtomicVersions
 from fisao_pipeline.datasets.publish import STAGING_PREFIX
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from fisao_pipeline.artifacts.evidence import EvidenceOf, is_kept
 from fisao_pipeline.artifacts.file_memory import FileMemory
 from fisao_pipeline.artifacts.freshness import State, Verdict, judge_node
 from fisao_pipeline.artifacts.provenance import BrokenRecordError, read_record
+from fisao_pipeline.artifacts.sizes import bytes_below, said_bytes
 from fisao_pipeline.datasets.atomic import AtomicVersions
 from fisao_pipeline.datasets.contents import content_of
 
@@ -75,17 +75,6 @@ def _status(name: str, verdict: Verdict, catalog: DataCatalog, memory: FileMemor
     return ArtifactStatus(name, verdict, sizes, {version: fault for version, fault in faults.items() if fault})
 
 
-def bytes_below(folder: os.PathLike[str]) -> int:
-    """The size of all files in a folder, in bytes."""
-    with os.scandir(folder) as entries:
-        return sum(
-            bytes_below(entry.path)
-            if entry.is_dir(follow_symlinks=False)
-            else entry.stat(follow_symlinks=False).st_size
-            for entry in entries
-        )
-
-
 def _fault(dataset: AtomicVersions, version: str, memory: FileMemory) -> str:
     """What is wrong with a version; nothing where it cannot be told, since it was made before there were hashes."""
     place = dataset.folder / version / dataset.folder.name
@@ -120,14 +109,6 @@ def lines_of(statuses: Sequence[ArtifactStatus]) -> Iterator[str]:
     versions = sum(len(status.bytes_by_version) for status in statuses)
     counted = ", ".join(f"{states[state]} {state}" for state in State if states[state])
     yield f"{counted}; {versions} versions, {said_bytes(total)}"
-
-
-def said_bytes(count: int) -> str:
-    """A number of bytes, in the unit that suits it."""
-    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{size:.0f} bytes" if units[0] == "bytes" else f"{size:.1f} {units[0]}"
 
 
 @click.command()

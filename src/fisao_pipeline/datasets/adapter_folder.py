@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.io import DatasetError, Version
-from kedro_datasets._typing import JSONPreview
 
 from fisao_pipeline.datasets.atomic import AtomicVersions
-from fisao_pipeline.datasets.preview import preview_json
+from fisao_pipeline.datasets.preview import of_json
 from fisao_pipeline.models.source import BASE_MODEL_FILE
 
 if TYPE_CHECKING:
@@ -65,10 +64,14 @@ class AdapterFolderDataset(AtomicVersions):
         """
         super().__init__(filepath, version, metadata)
 
-    def preview(self) -> JSONPreview:
-        """The adapter's configuration and where it came from."""
+    def glimpse(self) -> list[str]:
+        """What is set in the adapter's configuration."""
         config = json.loads((self.load() / CONFIG_FILE).read_text(encoding="utf-8"))
-        return preview_json(config, self._provenance())
+        base = Path(str(config.get("base_model_name_or_path")))
+        if base.is_absolute():  # a folder of this machine, which means nothing on another
+            config["base_model_name_or_path"] = base.name
+        # PEFT writes every option that it knows, most of them unset.
+        return of_json({name: value for name, value in config.items() if value not in (None, False, [], {})})
 
     def _write(self, data: AdapterArtifact, path: Path) -> None:
         if not isinstance(data, AdapterArtifact):

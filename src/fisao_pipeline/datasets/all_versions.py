@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 from kedro.utils import find_kedro_project
-from kedro_datasets._typing import JSONPreview
 
 from fisao_pipeline.datasets.atomic import PROVENANCE_FILE, AtomicDataset
 from fisao_pipeline.datasets.contents import HashFile, content_of_files
 from fisao_pipeline.datasets.json_stream import open_json, open_json_lines
-from fisao_pipeline.datasets.preview import read_provenance
+from fisao_pipeline.datasets.preview import of_names, read_provenance
 from fisao_pipeline.suggestions import did_you_mean
 
 LATEST = "latest"
@@ -133,9 +131,9 @@ class AllVersionsDataset(AbstractDataset[NoReturn, AllVersions]):
         paths = {version: versions.folder / version / versions.folder.name for version in versions.versions()}
         return content_of_files(paths, hash_file)
 
-    def preview(self) -> JSONPreview:
-        """The versions, for Kedro-Viz."""
-        return JSONPreview(json.dumps(self._versions.versions()))
+    def glimpse(self) -> list[str]:
+        """The versions, the newest first."""
+        return of_names("versions", self._versions.versions()[::-1])
 
     def _exists(self) -> bool:
         return True  # a run may compare files alone

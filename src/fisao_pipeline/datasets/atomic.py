@@ -5,16 +5,15 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
-from kedro_datasets._typing import JSONPreview, TablePreview
 
 from fisao_pipeline.datasets.contents import HashFile, content_of
-from fisao_pipeline.datasets.preview import preview_json, preview_parquet, read_provenance
+from fisao_pipeline.datasets.preview import of_json, of_lines, of_table
 from fisao_pipeline.datasets.publish import Recorded, publish_in_place, publish_version
 
 PROVENANCE_FILE = "provenance.json"
@@ -97,10 +96,6 @@ class AtomicVersions(Recorded, AbstractVersionedDataset[Any, Any]):
     def _read(self, path: Path) -> Any:
         raise NotImplementedError
 
-    def _provenance(self) -> dict[str, Any] | None:
-        version = self.resolve_load_version()
-        return read_provenance(self.provenance_path(version)) if version else None
-
     def _exists(self) -> bool:
         return Path(self._get_load_path()).exists()
 
@@ -146,7 +141,9 @@ class AtomicDataset(AtomicVersions):
         own = {"filepath", "path", "versioned", "version", "metadata"} & self._definition.keys()
         if own:
             raise DatasetError(f"Give {sorted(own)} beside 'dataset', not in it: AtomicDataset needs them itself.")
-        self._kind = type(self._wrapped(Path(self._filepath))).__name__
+        wrapped = self._wrapped(Path(self._filepath))
+        self._kind = type(wrapped).__name__
+        self._preview_kind = _preview_kind(wrapped)
 
     def _wrapped(self, path: Path) -> AbstractDataset:
         return AbstractDataset.from_config(path.name, {**self._definition, "filepath": path.as_posix()})
@@ -163,30 +160,34 @@ class AtomicDataset(AtomicVersions):
         return _with_lists(data) if self._kind == "ParquetDataset" else data
 
     @property
-    def preview(self) -> Callable[..., Any]:
-        """The preview that suits the wrapped dataset; its return annotation tells Kedro-Viz how to draw it.
+    def drawn_as(self) -> str:
+        """What Kedro-Viz calls the picture that this is, `PlotlyPreview` or `ImagePreview`; empty for anything else."""
+        return self._preview_kind if self._preview_kind in ("PlotlyPreview", "ImagePreview") else ""
+
+    def glimpse(self) -> list[str]:
+        """The beginning of what would be loaded; nothing of a picture.
 
         Raises:
-            AttributeError: Nothing is saved yet, or the wrapped dataset has no preview: Kedro-Viz then shows none.
+            DatasetError: There is none, or it cannot be read.
         """
-        try:
-            path = Path(self._get_load_path())
-        except DatasetError as error:
-            raise AttributeError("nothing saved, nothing to preview") from error
-        wrapped = self._wrapped(path).preview
+        path = Path(self._get_load_path())
         if self._kind == "ParquetDataset":
-            return self._preview_table
-        returns = inspect.signature(wrapped).return_annotation
-        return self._preview_json if getattr(returns, "__name__", returns) == "JSONPreview" else wrapped
-
-    def _preview_table(self, nrows: int = 5) -> TablePreview:
-        return preview_parquet(Path(self._get_load_path()), nrows)
-
-    def _preview_json(self) -> JSONPreview:
-        return preview_json(self.load(), self._provenance())
+            return of_table(path)
+        if self.drawn_as:
+            return []
+        if path.suffix == ".html":
+            return [f"A page, to be opened in a browser: {path}"]
+        content = self.load()
+        return of_lines(content.splitlines()) if isinstance(content, str) else of_json(content)
 
     def _describe(self) -> dict[str, Any]:
         return {**super()._describe(), "dataset": self._definition}
+
+
+def _preview_kind(wrapped: AbstractDataset[Any, Any]) -> str:
+    preview = getattr(wrapped, "preview", None)
+    returns = inspect.signature(preview).return_annotation if preview is not None else ""
+    return getattr(returns, "__name__", str(returns))
 
 
 def _refuse_non_finite(data: Any, where: str) -> None:

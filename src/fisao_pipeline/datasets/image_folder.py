@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
-from kedro_datasets._typing import JSONPreview
 from PIL import Image
 
 from fisao_pipeline.datasets.contents import HashFile, content_of_files
@@ -26,7 +24,6 @@ SIDECAR_NAMES = frozenset({"thumbs.db", "desktop.ini"})
 # Hidden, so no scan sees it. Only a folder that holds it may be replaced: photos of a user never do.
 OWNED_MARKER = ".written_by_fisao_pipeline"
 PROVENANCE_FILE = ".provenance.json"
-_PREVIEW_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -187,11 +184,6 @@ class ImageFolderDataset(Recorded, AbstractDataset[Iterable[tuple[str, Image.Ima
     def provenance_path(self, _version: str | None = None) -> Path:
         """Inside the folder, hidden, since there is only one."""
         return self._folder / PROVENANCE_FILE
-
-    def preview(self) -> JSONPreview:
-        """Count of candidate files and the first names, for Kedro-Viz."""
-        names = self.load().files()
-        return JSONPreview(json.dumps({"files": len(names), "first": names[:_PREVIEW_NAMES]}))
 
     def _refuse_foreign_folder(self) -> None:
         if not os.path.lexists(self._folder):

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from kedro.io import AbstractDataset, DatasetError
 from kedro.utils import find_kedro_project
-from kedro_datasets._typing import JSONPreview
 
 from fisao_pipeline.datasets.contents import HashFile, content_of_files
 from fisao_pipeline.datasets.json_stream import open_json, open_json_lines
+from fisao_pipeline.datasets.preview import of_lines
 from fisao_pipeline.datasets.publish import Recorded, publish_in_place
 from fisao_pipeline.suggestions import how_to_bring
 
@@ -103,10 +103,10 @@ class JsonFilesDataset(Recorded, AbstractDataset[Any, list[JsonFile] | None]):
         """Beside the file, hidden; None where the entry has none or several, which no run writes."""
         return self._paths[0].with_name(f".{self._paths[0].name}.provenance.json") if len(self._paths) == 1 else None
 
-    def preview(self) -> JSONPreview:
-        """Names of the files and the beginning of each, for Kedro-Viz."""
-        starts = {path.name: _start_of(path) for path in self._paths}
-        return JSONPreview(json.dumps(starts))
+    def glimpse(self) -> list[str]:
+        """Names of the files and the beginning of each."""
+        starts = [[path.name, *of_lines(_start_of(path).splitlines())] for path in self._paths]
+        return [line for lines in starts for line in lines] or ["No file: this input is left out."]
 
     def _exists(self) -> bool:
         return all(path.is_file() for path in self._paths)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kedro.io import AbstractDataset, DatasetError
-from kedro_datasets._typing import JSONPreview
 
 from fisao_pipeline.datasets.atomic import AtomicDataset
 from fisao_pipeline.datasets.locks import NoLocksError, lock_file
+from fisao_pipeline.datasets.preview import of_names
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -153,9 +152,9 @@ class KeyedFolderDataset(AbstractDataset[NoReturn, KeyedFolder]):
         """
         raise DatasetError("Values are kept one by one with `put` on what this dataset loads; make it a node's input.")
 
-    def preview(self) -> JSONPreview:
-        """The keys, for Kedro-Viz."""
-        return JSONPreview(json.dumps(self._values.keys()))
+    def glimpse(self) -> list[str]:
+        """The keys."""
+        return of_names("values by key", self._values.keys())
 
     def _exists(self) -> bool:
         return self._values.folder.is_dir()

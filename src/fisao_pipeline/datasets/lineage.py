@@ -39,6 +39,10 @@ class LineageDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
         """
         raise DatasetError("Lineage is recorded beside each artifact, not saved by a node.")
 
+    def glimpse(self) -> list[str]:
+        """What it is, as there is nothing of it on the disk."""
+        return ["The records of all that the report rests on, which each run hands to it."]
+
     def _exists(self) -> bool:
         return True
 

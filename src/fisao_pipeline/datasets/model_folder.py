@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
-from kedro_datasets._typing import JSONPreview
 
 from fisao_pipeline.datasets.contents import HashFile
-from fisao_pipeline.datasets.preview import preview_json, read_provenance
+from fisao_pipeline.datasets.preview import of_json
 from fisao_pipeline.datasets.publish import Recorded, publish_in_place, restore_interrupted_swap
 from fisao_pipeline.models.source import (
     CONFIG_FILE,
@@ -176,19 +175,18 @@ class ModelFolderDataset(Recorded, AbstractDataset[Callable[[Path], None], Model
         """Inside the folder, since there is only one; it does not count for the fingerprint."""
         return self._folder / PROVENANCE_FILE if self._folder is not None else None
 
-    def preview(self) -> JSONPreview:
-        """Architecture, size and fingerprint of the model, and where it came from."""
+    def glimpse(self) -> list[str]:
+        """Architecture and size of the model."""
         folder = self._find()
         if folder is None:
-            return preview_json({"hub_id": self._source.path_or_id, "downloaded": False}, None)
+            return of_json({"hub_id": self._source.path_or_id, "downloaded": False})
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         about = {
             "architecture": (config.get("architectures") or [None])[0],
             "model_type": config.get("model_type"),
             "parameters": _count_parameters(folder),
-            "version": self.resolve_load_version(),
         }
-        return preview_json(about, read_provenance(folder / PROVENANCE_FILE))
+        return of_json(about)
 
     def _find(self) -> Path | None:
         if self._folder is not None:

@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 from kedro.io import AbstractDataset, DatasetError
-from kedro_datasets._typing import JSONPreview
 from PIL import Image
 
 from fisao_pipeline.datasets.contents import HashFile, content_of_files
@@ -27,7 +26,6 @@ from fisao_pipeline.datasets.json_files import JsonFile
 
 _SPLITS_FILE = "dataset_dict.json"
 _STATE_FILE = "state.json"
-_PREVIEW_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -253,11 +251,6 @@ class SavedImagesDataset(AbstractDataset[None, SavedImages]):
             OSError: It cannot be read.
         """
         return self._rows.content(hash_file, self._image_column)
-
-    def preview(self) -> JSONPreview:
-        """Count of images and the first names, for Kedro-Viz."""
-        names = self.load().files()
-        return JSONPreview(json.dumps({"files": len(names), "first": names[:_PREVIEW_NAMES]}))
 
     def _exists(self) -> bool:
         return self._rows.root.is_dir()

@@ -1,0 +1,1 @@
+"""What Kedro-Viz shows of the project: a preview of every artifact, and a site of plain files."""
