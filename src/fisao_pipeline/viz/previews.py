@@ -32,7 +32,9 @@ def preview_of(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, An
 
     def text() -> TextPreview:
         told = origin(catalog, name, dataset)
-        body = [*_safely(dataset.glimpse), *_safely(lambda: _lineage(name, told))]
+        # What the heading says is not said again.
+        glimpse = [line for line in _safely(dataset.glimpse) if line != told.get("fault")]
+        body = [*glimpse, *_safely(lambda: _lineage(name, told))]
         return TextPreview("\n".join([*_heading(dataset, told), "", *map(_printable, body)]))
 
     def figure() -> PlotlyPreview:
