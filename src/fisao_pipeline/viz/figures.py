@@ -28,8 +28,8 @@ def drawn(name: str, load: Callable[[], go.Figure], heading: Sequence[str]) -> d
     """
     try:
         figure = load()
-    except Exception:  # of whatever somebody's files hold; the heading says why
-        figure = empty_figure(name, "There is nothing to draw.")
+    except Exception as error:  # of whatever somebody's files hold
+        figure = empty_figure(name, f"There is nothing to draw ({type(error).__name__}).")
     note = figure.layout.title.subtitle.text
     lines = [*map(escape, heading), *([note] if note else [])]
     _lower(figure.update_layout(title={"subtitle": {"text": "<br>".join(lines)}, "y": 1.0}))

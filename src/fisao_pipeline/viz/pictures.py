@@ -26,7 +26,7 @@ def drawn(load: Callable[[], Image.Image], heading: Sequence[str]) -> str:
     """
     try:
         image = load()
-    except Exception:  # of whatever somebody's files hold; the heading says why
+    except Exception:  # of whatever somebody's files hold
         image = Image.new("RGB", (1, 1), "white")
     image.thumbnail((_LONGEST, _LONGEST))
     font = ImageFont.load_default(_FONT_SIZE)

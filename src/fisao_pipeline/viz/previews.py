@@ -31,20 +31,22 @@ def preview_of(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, An
     from fisao_pipeline.datasets.saved_dataset import SavedImagesDataset  # noqa: PLC0415
 
     def text() -> TextPreview:
-        told = _tree(catalog, name, dataset)
-        body = [*_safely(dataset.glimpse), *_safely(lambda: _lineage(name, told))]
+        told = origin(catalog, name, dataset)
+        # What the heading says is not said again.
+        glimpse = [line for line in _safely(dataset.glimpse) if line != told.get("fault")]
+        body = [*glimpse, *_safely(lambda: _lineage(name, told))]
         return TextPreview("\n".join([*_heading(dataset, told), "", *map(_printable, body)]))
 
     def figure() -> PlotlyPreview:
         from fisao_pipeline.viz import figures  # noqa: PLC0415 - slow to import
 
-        heading = _heading(dataset, _tree(catalog, name, dataset))
+        heading = _heading(dataset, origin(catalog, name, dataset))
         return PlotlyPreview(figures.drawn(name, lambda: _drawing(name, dataset), heading))
 
     def picture() -> ImagePreview:
         from fisao_pipeline.viz import pictures  # noqa: PLC0415 - slow to import
 
-        heading = _heading(dataset, _tree(catalog, name, dataset))
+        heading = _heading(dataset, origin(catalog, name, dataset))
         if not is_folder:
             return ImagePreview(pictures.drawn(lambda: pictures.opened(dataset), heading))
         heading += _safely(lambda: [f"{len(dataset.load().files()):,} images, the first of them:"])
@@ -58,8 +60,11 @@ def preview_of(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, An
     return by_kind.get(drawn_as, text if hasattr(dataset, "glimpse") else None)
 
 
-def _tree(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, Any]) -> Mapping[str, Any]:
-    """How the artifact that would be loaded came about, as `lineage.tree_of` tells it; of others their record alone."""
+def origin(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, Any]) -> Mapping[str, Any]:
+    """How the artifact that would be loaded came about, as `artifacts.tree.tree_of` tells it; raises no error.
+
+    Of what has no versions it is the record alone; a `fault` says why there is no more.
+    """
     from fisao_pipeline.artifacts.provenance import read_record  # noqa: PLC0415
     from fisao_pipeline.artifacts.tree import tree_of  # noqa: PLC0415 - slow to import
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import click
 import fsspec
@@ -19,9 +18,9 @@ from kedro_viz.integrations.kedro.data_loader import load_data
 from kedro_viz.models.metadata import NodeExtras
 from kedro_viz.server import populate_data
 
-from fisao_pipeline.artifacts.tree import tree_of
 from fisao_pipeline.datasets.atomic import AtomicVersions
 from fisao_pipeline.datasets.publish import publish_in_place
+from fisao_pipeline.viz.previews import origin
 
 # By which a folder is known as such a site, and may be replaced.
 MARKER = Path("api", "deploy-viz-metadata")
@@ -87,21 +86,17 @@ def build_site(root: Path, env: str | None, output: Path) -> None:
         raise click.ClickException(f"'{output}' is no site of Kedro-Viz and is not replaced: give another --output.")
     catalog, pipelines, _ = load_data(root, env, package_name=PACKAGE_NAME)
     data_access_manager.reset_fields()
-    populate_data(data_access_manager, catalog, pipelines, _measured(catalog))
+    populate_data(data_access_manager, catalog, pipelines, measured(catalog))
     with publish_in_place(output) as staged:
         _Folder(staged).deploy()
 
 
-def _measured(catalog: DataCatalog) -> dict[str, NodeExtras]:
+def measured(catalog: DataCatalog) -> dict[str, NodeExtras]:
     """Rows and sizes as they are; Kedro-Viz's own are those of the last run, whatever it was of, and of a folder."""
     found: dict[str, NodeExtras] = {}
     for name in catalog:
-        dataset: Any = catalog.get(name)
-        versions = dataset.versions() if isinstance(dataset, AtomicVersions) else []
-        if versions:
-            told = tree_of(catalog, name, versions[-1])
-            stats = {"rows": told.get("rows"), "file_size": told.get("bytes")}
-            found[name] = NodeExtras(
-                stats={key: value for key, value in stats.items() if value is not None}, styles=None
-            )
+        dataset = catalog.get(name)
+        told = origin(catalog, name, dataset) if isinstance(dataset, AtomicVersions) else {}
+        sizes = {"rows": told.get("rows"), "file_size": told.get("bytes")}
+        found[name] = NodeExtras(stats={key: value for key, value in sizes.items() if value is not None}, styles=None)
     return found
