@@ -126,7 +126,8 @@ def test_a_model_that_lacks_files_is_failed_and_the_next_run_makes_it(
     experiment = tracked(client, session).info.experiment_id
     assert [model.status for model in client.search_logged_models([experiment])] == ["FAILED"]
     again = run(project, options={"node_names": ["train"]})
-    assert len(put_out(tracked(client, again))) == len(versions(client)) == 1
+    (model_id,) = put_out(tracked(client, again))
+    assert client.get_logged_model(model_id).status == "READY" and len(versions(client)) == 1
 
 
 def test_a_store_without_a_registry_costs_a_warning_and_nothing_else(project, client, monkeypatch, listener):  # noqa: F811

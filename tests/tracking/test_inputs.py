@@ -7,7 +7,12 @@ import pytest
 from mlflow.data import get_source
 from tests.runs.test_lineage import FORCED, only_run, provenance_of, run
 
+from fisao_pipeline.artifacts.file_memory import sha256
+from fisao_pipeline.artifacts.provenance import seal
+from fisao_pipeline.datasets.contents import content_of_files
 from fisao_pipeline.tracking.inputs import digest_of
+
+RECORDED, REPLACED = "[1, 2]", "[3]"
 
 LISTING = """
 numbers:
@@ -86,15 +91,9 @@ def test_documented_searches_find_the_run_by_version_and_by_content(toy_project,
     assert found("dataset.context = 'count_rows'") == {first, other}
 
 
-@pytest.mark.parametrize("inside", [True, False])
-def test_what_has_no_version_is_told_by_content_and_place(toy_project, mlflow_store, tmp_path, inside):
-    """Of files elsewhere the name alone: no path that tells of this disk or its users."""
-    project = toy_project()
-    folder = project / "data" if inside else tmp_path / "home" / "somebody"
-    folder.mkdir(parents=True)
-    (folder / "numbers.json").write_text("[1, 2]")
+def reading_numbers(project, place):
+    """Have the toy project's first node read a JSON file, too."""
     catalog = project / "conf" / "base" / "catalog.yml"
-    place = "data/numbers.json" if inside else (folder / "numbers.json").as_posix()
     catalog.write_text(catalog.read_text() + LISTING.format(place=place))
     nodes = next(project.glob("src/*/nodes.py"))
     nodes.write_text(
@@ -102,6 +101,16 @@ def test_what_has_no_version_is_told_by_content_and_place(toy_project, mlflow_st
         .replace("def make_table(block: Block)", "def make_table(block: Block, numbers)")
         .replace('["params:block"], "table"', '["params:block", "numbers"], "table"')
     )
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_what_has_no_version_is_told_by_content_and_place(toy_project, mlflow_store, tmp_path, inside):
+    """Of files elsewhere the name alone: no path that tells of this disk or its users."""
+    project = toy_project()
+    folder = project / "data" if inside else tmp_path / "home" / "somebody"
+    folder.mkdir(parents=True)
+    (folder / "numbers.json").write_text("[1, 2]")
+    reading_numbers(project, "data/numbers.json" if inside else (folder / "numbers.json").as_posix())
     version = run(project)
     content = provenance_of(project, "table.parquet", version)["input_contents"]["numbers"]
     tracked = only_run(mlflow_store)
@@ -111,6 +120,23 @@ def test_what_has_no_version_is_told_by_content_and_place(toy_project, mlflow_st
     assert json.loads(numbers.dataset.source) == {"uri": "data/numbers.json" if inside else "…/numbers.json"}
     assert tracked.data.tags["content.numbers"] == content
     assert "somebody" not in str(tracked.inputs.to_dictionary())
+
+
+@pytest.mark.parametrize(("there", "known"), [(RECORDED, True), (REPLACED, False)])
+def test_a_file_that_was_replaced_is_not_of_the_run_that_made_the_one_before(toy_project, mlflow_store, there, known):
+    project = toy_project()
+    reading_numbers(project, "data/numbers.json")
+    place = project / "data" / "numbers.json"
+    place.parent.mkdir()
+    place.write_text(RECORDED)
+    content = content_of_files({"0000 numbers.json": place}, sha256)
+    record = {"inputs": {}, "content": content, "mlflow_run_id": "a" * 32}
+    place.with_name(".numbers.json.provenance.json").write_text(json.dumps(record | {"seal": seal(record)}))
+    place.write_text(there)
+    run(project)
+    tags = tags_of(inputs_of(only_run(mlflow_store))["numbers"])
+    assert (tags["content"] == content, tags.get("mlflow_run_id") == "a" * 32) == (known, known)
+    assert ("mlflow_run_id" in tags) == known
 
 
 def test_a_record_that_was_edited_lends_no_run(toy_project, mlflow_store):
