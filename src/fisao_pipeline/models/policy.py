@@ -23,6 +23,7 @@ from fisao_pipeline.models.beam_search import search_completions
 from fisao_pipeline.models.decoding import Completions, Decoding, draw_completions
 from fisao_pipeline.models.loading import load_pretrained
 from fisao_pipeline.models.lora import attach_lora
+from fisao_pipeline.models.offsets import decode_with_offsets
 from fisao_pipeline.models.packing import pack_completions
 from fisao_pipeline.models.prompts import PromptBatch, PromptEncoder
 from fisao_pipeline.models.source import BASE_MODEL_FILE, ModelSource, identity, is_folder, loaded_identity
@@ -233,29 +234,6 @@ class Policy:
         if off and isinstance(self.model, PeftModel):
             return self.model.disable_adapter()
         return nullcontext()
-
-
-def decode_with_offsets(tokenizer, token_ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
-    """Text of sampled tokens and each token's character span in it.
-
-    Found by decoding growing prefixes, because the policy may sample a token sequence that its tokenizer would not have
-    produced for the same text; special tokens get empty spans. A character that several byte tokens spell belongs to
-    the last of them.
-    """
-    special = set(tokenizer.all_special_ids)
-    text = tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    spans: list[tuple[int, int]] = []
-    kept: list[int] = []
-    end = 0
-    for token_id in token_ids:
-        start = end
-        if token_id not in special:
-            kept.append(token_id)
-            prefix = tokenizer.decode(kept, clean_up_tokenization_spaces=False)
-            # An unfinished character decodes to a replacement character: it is not there yet.
-            end = max(start, len(prefix.rstrip("\ufffd")) if prefix.endswith("\ufffd") else len(prefix))
-        spans.append((start, min(end, len(text))))
-    return text, spans
 
 
 def check_adapter_fits(adapter: Path, model: PreTrainedModel, base: str | None = None) -> None:
