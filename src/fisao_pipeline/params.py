@@ -72,6 +72,12 @@ class ResponseSamplingParams(StageParams):
     responses_per_shard: int = Field(
         default=256, ge=1, description="Responses kept on disk at a time; a run that is killed loses no more."
     )
+    sampler: Literal["in_process", "vllm"] = Field(
+        default="in_process", description="What draws responses: the policy itself, or a vLLM engine beside it (CUDA)."
+    )
+    engine_memory: float = Field(
+        default=0.45, gt=0, lt=1, description="Share of the device's memory that the engine takes; used by `vllm` only."
+    )
 
 
 class FixedBaseline(StageParams):
@@ -212,6 +218,10 @@ class PPOParams(OptimiserParams):
     unlikely_cost: float = Field(ge=0, description="That fine, in reward units; 0 is none.")
     max_round_kl_nats: float | None = Field(gt=0, description="Ends a round early: KL per token to its own start.")
     logprob_tolerance: float = Field(gt=0, description="Nats that a cached logprob may differ from the recomputed one.")
+    # It came later; see BenchmarkEvaluationParams.
+    importance_cap: float = Field(
+        default=2.0, ge=1, description="Largest weight of a token that another engine drew; used with a sampler `vllm`."
+    )
 
 
 class DPOParams(OptimiserParams):

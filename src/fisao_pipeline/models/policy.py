@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,16 +27,22 @@ from fisao_pipeline.models.loading import load_pretrained
 from fisao_pipeline.models.lora import attach_lora
 from fisao_pipeline.models.offsets import decode_with_offsets
 from fisao_pipeline.models.packing import pack_completions
-from fisao_pipeline.models.prompts import PromptBatch, PromptEncoder
+from fisao_pipeline.models.prompts import ImageOpener, PromptBatch, PromptEncoder
 from fisao_pipeline.models.source import BASE_MODEL_FILE, ModelSource, identity, is_folder, loaded_identity
 from fisao_pipeline.models.value_head import ValueHead
 from fisao_pipeline.params import LoraParams
+
+if TYPE_CHECKING:
+    from fisao_pipeline.models.vllm_engine import VllmEngine
 
 
 class Policy:
     """One vision-language model, optionally with a LoRA adapter on its language tower.
 
     The reference policy is this very model with the adapter switched off: no second copy of the weights.
+
+    Attributes:
+        engine: Draws completions in the policy's stead; None where it samples itself.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, processor: ProcessorMixin):
@@ -44,6 +52,7 @@ class Policy:
         self.encode = PromptEncoder(self.backbone, processor)
         self.kind = self.encode.kind
         self.value_head: ValueHead | None = None
+        self.engine: VllmEngine | None = None
         # `models.source.loaded_identity` of the backbone, where it is known.
         self.identity: str | None = None
 
@@ -108,6 +117,14 @@ class Policy:
         head = self.value_head.state_dict() if self.value_head is not None else {}
         return state | {f"value_head.{name}": tensor for name, tensor in head.items()}
 
+    def trainable_digest(self) -> str:
+        """Tells these weights from all others that training may come to."""
+        content = hashlib.sha256()
+        for name, tensor in sorted(self.trainable_state().items()):
+            content.update(name.encode())
+            content.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return content.hexdigest()[:16]
+
     @torch.no_grad()
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
         """Give the weights that training moves the values that ``trainable_state`` gave.
@@ -126,6 +143,41 @@ class Policy:
         """Give the policy a value function that starts at zero, with a hidden layer of ``width`` or linear."""
         hidden = self.backbone.config.get_text_config().hidden_size
         self.value_head = ValueHead(hidden, width).to(self.device)
+
+    @property
+    def samples_itself(self) -> bool:
+        """Whether logprobs of drawn completions are those of ``score``, but for rounding."""
+        return self.engine is None
+
+    def sample_prompts(
+        self,
+        prompts: Sequence[str],
+        image_ids: Sequence[str],
+        open_image: ImageOpener,
+        decoding: Decoding,
+        completions_per_prompt: int,
+        seed: int,
+        reference: bool = False,
+    ) -> Completions:
+        """Draw completions of prompts about images, those of a prompt adjacent, by the engine or in this process.
+
+        Args:
+            prompts: Texts without image token.
+            image_ids: One an image.
+            open_image: Gives the RGB image of an id.
+            decoding: Temperature and longest completion.
+            completions_per_prompt: K.
+            seed: Of all draws; sets torch's global random state where the policy samples itself.
+            reference: Whether to sample from the reference policy.
+
+        Raises:
+            ValueError: As ``sample``, or what the engine cannot do.
+        """
+        asked = (prompts, image_ids, open_image)
+        if self.engine is not None:
+            return self.engine.sample(self, *asked, decoding, completions_per_prompt, seed, reference)
+        torch.manual_seed(seed)
+        return self.sample(self.encode(*asked), decoding, completions_per_prompt, reference)
 
     @torch.no_grad()
     def sample(

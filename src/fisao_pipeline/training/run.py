@@ -25,6 +25,7 @@ from fisao_pipeline.training.baseline import VerifierBaseline
 from fisao_pipeline.training.cached_round import check_cached_round
 from fisao_pipeline.training.checkpoints import Checkpoints
 from fisao_pipeline.training.loop import LogMetrics, PolicyTrainer, TrainingResult
+from fisao_pipeline.training.sampling import start_engine
 from fisao_pipeline.training.shards import SHARD_SIZE, digest, library_versions_of_results
 from fisao_pipeline.training.tables import GroundTruth
 from fisao_pipeline.training.trainers import check_trainer
@@ -118,8 +119,13 @@ def train_adapter(
     torch.manual_seed(params.seed)
     annotator = Annotator(load_verifier(verifier, verifier_texts), vocabulary, stored, annotation, open_image, truth)
     policy = Policy.load(backbone, lora=params.lora)
+    start_engine(policy, backbone, sampling, params.lora.rank)
     if backbone.options.get("gradient_checkpointing"):
         layers = checkpoint_activations(policy.backbone)
         logger.info("Gradient checkpointing: %d layers keep their input only.", layers)
     trainer = PolicyTrainer(policy, annotator, prompts, sampling, params, truth, log_metrics, checkpoints)
-    return trainer.train(responses, inputs.token_rewards)
+    try:
+        return trainer.train(responses, inputs.token_rewards)
+    finally:
+        if policy.engine is not None:
+            policy.engine.close()
