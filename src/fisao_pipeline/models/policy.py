@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,9 @@ from fisao_pipeline.method.logprobs import projected_token_logprobs
 from fisao_pipeline.models.beam_search import search_completions
 from fisao_pipeline.models.decoding import Completions, Decoding, draw_completions
 from fisao_pipeline.models.loading import load_pretrained
-from fisao_pipeline.models.lora import attach_lora
+from fisao_pipeline.models.lora import attach_lora, language_tower_name
 from fisao_pipeline.models.offsets import decode_with_offsets
-from fisao_pipeline.models.packing import pack_completions
+from fisao_pipeline.models.packing import pack_completions, pack_count, share_out
 from fisao_pipeline.models.prompts import ImageOpener, PromptBatch, PromptEncoder
 from fisao_pipeline.models.source import BASE_MODEL_FILE, ModelSource, identity, is_folder, loaded_identity
 from fisao_pipeline.models.value_head import ValueHead
@@ -245,6 +246,7 @@ class Policy:
         if prompt_of_row is not None and not self.shares_prompts:
             batch, prompt_of_row = batch.rows(prompt_of_row), None
         if prompt_of_row is not None:
+            batch, prompt_of_row = self._shared_out(batch, mask, prompt_of_row)
             # 0 is a token like any other, unless it stands for an image.
             fill_id = 0 if self.kind.image_token_id else self.kind.pad_id
             packed = pack_completions(batch.input_ids, batch.attention_mask, ids, mask, prompt_of_row, fill_id)
@@ -257,6 +259,34 @@ class Policy:
         rows, steps = torch.arange(len(ids), device=ids.device), torch.arange(ids.shape[1], device=ids.device)
         # The state at position p predicts the token at p + 1.
         return inputs, rows[:, None] * inputs["input_ids"].shape[1] + batch.input_ids.shape[1] - 1 + steps
+
+    def _shared_out(
+        self, batch: PromptBatch, mask: Tensor, prompt_of_row: Sequence[int]
+    ) -> tuple[PromptBatch, Sequence[int]]:
+        """The batch with each prompt as often as there are packs behind it, and the pack of each completion."""
+        lengths = mask.sum(dim=1).tolist()
+        groups: dict[int, list[int]] = {}
+        for prompt, length in zip(prompt_of_row, lengths, strict=True):
+            groups.setdefault(prompt, []).append(length)
+        count = pack_count(batch.input_ids.shape[1], list(groups.values()), self._linear_tokens)
+        if count == 1:
+            return batch, prompt_of_row
+        prompts, packs = share_out(prompt_of_row, lengths, count)
+        return batch.rows(prompts), packs
+
+    @cached_property
+    def _linear_tokens(self) -> float:
+        """What the language tower's linear layers do for a token, in pairs of tokens in its attention."""
+        config = self.backbone.config.get_text_config()
+        tower = self.backbone.get_submodule(language_tower_name(self.backbone))
+        linear = {
+            name: m for name, m in tower.named_modules() if isinstance(m, torch.nn.Linear) and "lora_" not in name
+        }
+        width = config.num_attention_heads * (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
+        weights = sum(module.in_features * module.out_features for module in linear.values())
+        return weights / (2 * config.num_hidden_layers * width)
 
     def decode(self, ids: Tensor, mask: Tensor) -> tuple[list[str], list[list[tuple[int, int]]]]:
         """Texts of completions and, per token, its character span in that text (end exclusive)."""
