@@ -78,10 +78,11 @@ scenes: $(SCENES) ## Render the pocket pictures, once
 run: setup scenes ## Train on the pocket models, evaluate, print base against aligned
 	$(KEDRO) run --pipelines=train
 	$(KEDRO) run --pipelines=benchmark_evaluation
-	@$(BIN)/python -m fisao_pipeline.show
+	@$(BIN)/python -m fisao_pipeline show
 
+# A process a core, each with one thread; the tests of a file stay together, as they share what is slow to make.
 test: setup-dev scenes ## Run the default tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 test-slow: setup-dev scenes ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
@@ -112,7 +113,7 @@ ablation: setup scenes ## Run the whole method once per arm and seed and print t
 	$(KEDRO) run --pipelines=image_ingestion,ablation
 
 ablation-docs: setup ## Copy the last ablation's table and images into docs/
-	$(BIN)/python -m fisao_pipeline.study_docs
+	$(BIN)/python -m fisao_pipeline study-docs
 
 viz: setup ## Open the pipelines and their artifacts in Kedro-Viz
 	$(KEDRO) viz run

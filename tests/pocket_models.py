@@ -11,7 +11,7 @@ from PIL import Image
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.models.verifier import DualEncoderVerifier, load_verifier
-from fisao_pipeline.params import LoraParams
+from fisao_pipeline.params.lora import LoraParams
 from fisao_pipeline.pocket import builders, language
 from fisao_pipeline.pocket.scenes import CANVAS_PIXELS, Scene, draw_scenes, render_scene
 

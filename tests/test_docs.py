@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 import yaml
 
-from fisao_pipeline.params import PolicyTrainingParams, PPOParams, RewardAnnotationParams
+from fisao_pipeline.params.policy_training import PolicyTrainingParams, PPOParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
 
 PROJECT = Path(__file__).parents[1]
 METHOD = (PROJECT / "docs" / "method.md").read_text(encoding="utf-8")

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fisao_pipeline.params import LmmsEvalParams, PopeQuestionsParams, ScorePredictionsParams
+from fisao_pipeline.params.lmms_eval import LmmsEvalParams
+from fisao_pipeline.params.pope_questions import PopeQuestionsParams
+from fisao_pipeline.params.score_predictions import ScorePredictionsParams
 from fisao_pipeline.pipeline_registry import register_pipelines
 
 PROJECT = Path(__file__).parents[1]

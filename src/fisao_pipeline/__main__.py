@@ -1,6 +1,6 @@
 """Makes the package executable: `python -m fisao_pipeline --pipelines=train` is `kedro run --pipelines=train`.
 
-Beside it there are the commands of `fisao_pipeline.commands`, such as `… export --output FOLDER`.
+Beside it there are the commands of `fisao_pipeline.commands.cli`, such as `… export --output FOLDER`.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 from kedro.framework.cli.utils import find_run_command
 from kedro.framework.project import configure_project
 
-from fisao_pipeline.commands import cli
+from fisao_pipeline.commands.cli import cli
 
 
 def main(*args: Any, **kwargs: Any) -> Any:

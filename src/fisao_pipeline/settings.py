@@ -6,13 +6,13 @@ import warnings
 # A library's remark on another, which a user of this project can do nothing about.
 warnings.filterwarnings("ignore", message="register_new_resolver", category=UserWarning)
 
-from fisao_pipeline.determinism import DeterminismHooks  # noqa: E402
-from fisao_pipeline.hooks import LineageHooks  # noqa: E402
-from fisao_pipeline.plan_hooks import PlanHooks  # noqa: E402
-from fisao_pipeline.preflight import PreflightHooks  # noqa: E402
-from fisao_pipeline.run_lock import RunLockHooks  # noqa: E402
-from fisao_pipeline.session import InterruptibleSession  # noqa: E402
-from fisao_pipeline.tracking import TrackingHooks  # noqa: E402
+from fisao_pipeline.runs.determinism import DeterminismHooks  # noqa: E402
+from fisao_pipeline.runs.lineage import LineageHooks  # noqa: E402
+from fisao_pipeline.runs.plan_hooks import PlanHooks  # noqa: E402
+from fisao_pipeline.runs.preflight import PreflightHooks  # noqa: E402
+from fisao_pipeline.runs.run_lock import RunLockHooks  # noqa: E402
+from fisao_pipeline.runs.session import InterruptibleSession  # noqa: E402
+from fisao_pipeline.tracking.hooks import TrackingHooks  # noqa: E402
 
 SESSION_CLASS = InterruptibleSession
 

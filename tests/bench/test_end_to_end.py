@@ -5,7 +5,7 @@ from tests.bench.side_by_side import Rival, Target, Work
 from tests.bench.trl_peer import Sizes, TrlGrpo, trl_missing
 from tests.bench.worlds import annotator, as_responses, forget_pictures, shipped_block, training_params
 
-from fisao_pipeline.params import ResponseSamplingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.training.annotation import GroundTruth
 from fisao_pipeline.training.loop import PolicyTrainer
 

@@ -7,7 +7,7 @@ from tests.bench.worlds import photographs, shipped_block
 
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.ingestion.images import check_images
-from fisao_pipeline.params import ImageIngestionParams
+from fisao_pipeline.params.image_ingestion import ImageIngestionParams
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 

@@ -13,7 +13,7 @@ from tests.pocket_models import PocketWorld
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from fisao_pipeline.models.lora import lora_target_pattern
-from fisao_pipeline.params import LoraParams
+from fisao_pipeline.params.lora import LoraParams
 
 VERSION = "1.16"
 

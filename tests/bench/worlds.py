@@ -19,7 +19,8 @@ from fisao_pipeline.models.offsets import decode_with_offsets
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import PromptEncoder
 from fisao_pipeline.models.verifier import DualEncoderVerifier
-from fisao_pipeline.params import PolicyTrainingParams, RewardAnnotationParams
+from fisao_pipeline.params.policy_training import PolicyTrainingParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
 from fisao_pipeline.pocket import builders, language
 from fisao_pipeline.training.annotation import GroundTruth, calibrate
 from fisao_pipeline.training.loop import Annotator

@@ -13,7 +13,7 @@ from fisao_pipeline.benchmarks.held_out import (
     held_out_prompts,
     pope_questions,
 )
-from fisao_pipeline.params import BenchmarkEvaluationParams
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
 
 PARAMS = BenchmarkEvaluationParams(
     held_out_images=20,

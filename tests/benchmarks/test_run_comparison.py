@@ -10,7 +10,7 @@ from fisao_pipeline.benchmarks.held_out import compare_models
 from fisao_pipeline.benchmarks.run_comparison import compare_runs
 from fisao_pipeline.benchmarks.run_settings import read_run
 from fisao_pipeline.benchmarks.runs_table import runs_document
-from fisao_pipeline.params import ComparedRun
+from fisao_pipeline.params.compare_runs import ComparedRun
 
 MANIFEST = pd.DataFrame({"image_id": list(SHOWN), "objects": list(SHOWN.values())})
 RECORDED = {"max_new_tokens": 48, "temperature": 1.0, "samples_per_prompt": 1, "num_beams": 5}

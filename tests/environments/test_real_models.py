@@ -25,18 +25,16 @@ from fisao_pipeline.models.backbones.choice import KINDS
 from fisao_pipeline.models.prompts import PromptEncoder
 from fisao_pipeline.models.shape import policy_shape, verifier_shape
 from fisao_pipeline.models.source import ModelSource, is_commit
-from fisao_pipeline.params import (
-    SPLITS,
-    BenchmarkEvaluationParams,
-    LoraParams,
-    PlanParams,
-    PolicyTrainingParams,
-    ResponseSamplingParams,
-)
+from fisao_pipeline.params.base import SPLITS
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.lora import LoraParams
+from fisao_pipeline.params.plan import PlanParams
+from fisao_pipeline.params.policy_training import PolicyTrainingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.planning import memory
 from fisao_pipeline.planning.memory import Lengths
 from fisao_pipeline.planning.plan import Run, plan_run
-from fisao_pipeline.preflight import warn_of_unpinned
+from fisao_pipeline.runs.preflight import warn_of_unpinned
 from fisao_pipeline.settings import CONFIG_LOADER_ARGS
 
 PROJECT = Path(__file__).parents[2]

@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 from kedro.config import OmegaConfigLoader
 
-from fisao_pipeline import params
 from fisao_pipeline.experiments.arms import StageSettings, plan_rows
-from fisao_pipeline.params import Arm, StudyParams
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.policy_training import PolicyTrainingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
+from fisao_pipeline.params.study import Arm, StudyParams
 from fisao_pipeline.settings import CONFIG_LOADER_ARGS
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -20,10 +23,10 @@ def load(env: str) -> dict:
 def settings_of(env: str) -> StageSettings:
     blocks = load(env)
     return StageSettings(
-        params.ResponseSamplingParams(**blocks["response_sampling"]),
-        params.RewardAnnotationParams(**blocks["reward_annotation"]),
-        params.PolicyTrainingParams(**blocks["policy_training"]),
-        params.BenchmarkEvaluationParams(**blocks["benchmark_evaluation"]),
+        ResponseSamplingParams(**blocks["response_sampling"]),
+        RewardAnnotationParams(**blocks["reward_annotation"]),
+        PolicyTrainingParams(**blocks["policy_training"]),
+        BenchmarkEvaluationParams(**blocks["benchmark_evaluation"]),
     )
 
 

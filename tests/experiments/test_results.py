@@ -8,7 +8,7 @@ from fisao_pipeline.experiments.images import draw_arms, draw_budget
 from fisao_pipeline.experiments.plot import plot_arms, plot_budget
 from fisao_pipeline.experiments.results import summarise
 from fisao_pipeline.experiments.tables import format_study, study_document, verdict
-from fisao_pipeline.params import Arm
+from fisao_pipeline.params.study import Arm
 
 ARMS = (Arm(name="default", set={}), Arm(name="margin", set={"reward_annotation.rule": "margin"}))
 

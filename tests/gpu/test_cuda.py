@@ -10,7 +10,6 @@ from tests.training.test_out_of_memory import TEMPERATURE, roll_out
 from tests.training.test_ppo import params
 from torch import Tensor
 
-from fisao_pipeline.determinism import deterministic_algorithms
 from fisao_pipeline.method.calibration import auroc
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.halving import HalvingSize
@@ -18,6 +17,7 @@ from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.models.verifier import load_verifier
 from fisao_pipeline.pocket.scenes import CATEGORIES
+from fisao_pipeline.runs.determinism import deterministic_algorithms
 from fisao_pipeline.training.learning import adapter_optimizer
 from fisao_pipeline.training.ppo import ppo_round, score_rollouts
 

@@ -13,7 +13,8 @@ from tests.gpu.throughput import Bench, measure
 from tests.training.test_ppo import params
 from transformers import CLIPTextConfig, CLIPVisionConfig, LlamaConfig
 
-from fisao_pipeline.params import LoraParams, PlanParams
+from fisao_pipeline.params.lora import LoraParams
+from fisao_pipeline.params.plan import PlanParams
 from fisao_pipeline.pipelines.plan.nodes import card_here
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -27,7 +27,8 @@ from fisao_pipeline.models.lora import attach_lora
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.shape import PolicyShape, shape_of_config
 from fisao_pipeline.models.verifier import DualEncoderVerifier
-from fisao_pipeline.params import LoraParams, PPOParams
+from fisao_pipeline.params.lora import LoraParams
+from fisao_pipeline.params.policy_training import PPOParams
 from fisao_pipeline.planning.work import forward_flops, update_flops
 from fisao_pipeline.pocket import builders
 from fisao_pipeline.training.learning import adapter_optimizer

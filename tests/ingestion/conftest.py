@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from fisao_pipeline.params import ImageIngestionParams
+from fisao_pipeline.params.image_ingestion import ImageIngestionParams
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from tests.peak_memory import peak_memory_mib
 
 from fisao_pipeline.datasets.image_folder import ImageCheck
-from fisao_pipeline.params import ImageIngestionParams
+from fisao_pipeline.params.image_ingestion import ImageIngestionParams
 from fisao_pipeline.pipelines.image_ingestion import create_pipeline
 
 CATEGORIES = 80

@@ -6,7 +6,7 @@ from PIL import Image
 
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.ingestion.images import IMAGE_COLUMNS, check_images
-from fisao_pipeline.params import MAX_ASPECT_RATIO
+from fisao_pipeline.params.base import MAX_ASPECT_RATIO
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fisao_pipeline.ingestion.splits import assign_split, require_splits
-from fisao_pipeline.params import SPLITS
+from fisao_pipeline.params.base import SPLITS
 
 FRACTIONS = {"calibration": 0.2, "training": 0.5, "probe": 0.1, "held_out": 0.2}
 CONTENTS = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(4000)]

@@ -10,7 +10,7 @@ from transformers import CLIPModel
 
 from fisao_pipeline.models import lora as lora_module
 from fisao_pipeline.models.lora import attach_lora, language_tower_name, lora_target_pattern
-from fisao_pipeline.params import LoraParams
+from fisao_pipeline.params.lora import LoraParams
 
 
 def adapted(model) -> set[str]:

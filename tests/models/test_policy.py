@@ -12,7 +12,7 @@ from transformers import LlavaForConditionalGeneration
 from fisao_pipeline.datasets.adapter_folder import AdapterArtifact, AdapterFolderDataset
 from fisao_pipeline.models.policy import Policy, check_adapter_fits
 from fisao_pipeline.models.source import ModelSource, identity
-from fisao_pipeline.params import LoraParams
+from fisao_pipeline.params.lora import LoraParams
 
 TEMPERATURE = 0.8
 

@@ -19,7 +19,7 @@ from fisao_pipeline.models.quantization import is_four_bit, outside_language_tow
 from fisao_pipeline.models.shape import policy_shape
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.models.verifier import load_verifier
-from fisao_pipeline.params import LoraParams
+from fisao_pipeline.params.lora import LoraParams
 from fisao_pipeline.planning import memory
 
 ALL = LoraParams(rank=4, alpha=8, targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))

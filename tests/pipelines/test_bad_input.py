@@ -17,7 +17,7 @@ from tests.smoke_project import PROJECT, Smoke
 
 from fisao_pipeline.method.calibration import CalibrationError
 from fisao_pipeline.pocket.scenes import CATEGORIES
-from fisao_pipeline.preflight import NotReadyError
+from fisao_pipeline.runs.preflight import NotReadyError
 
 # The models are the shipped ones, which name what they see and are told apart; few scenes give few mentions.
 ANNOTATED = {"calibration": "annotated", "min_mentions": 4}

@@ -15,7 +15,7 @@ from transformers.utils import hub
 from fisao_pipeline.models.loading import load_pretrained
 from fisao_pipeline.models.source import ModelNotFoundError, ModelSource
 from fisao_pipeline.models.verifier import load_verifier
-from fisao_pipeline.preflight import NotReadyError
+from fisao_pipeline.runs.preflight import NotReadyError
 
 HUB_ID = "organisation/my-llava"
 PINNED, OTHER = "1" * 40, "2" * 40

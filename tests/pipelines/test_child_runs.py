@@ -6,7 +6,7 @@ import mlflow
 import pytest
 
 from fisao_pipeline.pipelines.child_runs import child_run
-from fisao_pipeline.session import Terminated
+from fisao_pipeline.runs.session import Terminated
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import pytest
 from tests.smoke_project import Smoke
 
-from fisao_pipeline.params import PlanParams
+from fisao_pipeline.params.plan import PlanParams
 from fisao_pipeline.pipelines.plan import nodes
 
 

@@ -29,7 +29,7 @@ from tests.smoke_project import Smoke
 from tests.verifier_zoo import save_blip2, save_clip, save_siglip
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from fisao_pipeline.commands import cli
+from fisao_pipeline.commands.cli import cli
 from fisao_pipeline.models.lora import language_tower_name
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.processors import load_processor

@@ -12,7 +12,8 @@ from fisao_pipeline.models.packing import pack_completions
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.shape import PolicyShape, VerifierShape, policy_shape, shape_of_config, verifier_shape
 from fisao_pipeline.models.source import ModelNotFoundError, ModelSource
-from fisao_pipeline.params import Card, LoraParams, Utilisation
+from fisao_pipeline.params.lora import LoraParams
+from fisao_pipeline.params.plan import Card, Utilisation
 from fisao_pipeline.planning import memory, work
 from fisao_pipeline.planning.memory import Lengths
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import CLIPModel, PreTrainedModel, ProcessorMixin
 
-from fisao_pipeline.params import PocketVerifierParams, PocketVLMParams
+from fisao_pipeline.params.pocket import PocketVerifierParams, PocketVLMParams
 from fisao_pipeline.pocket import builders, captioning, contrastive, language
 from fisao_pipeline.pocket.scenes import draw_scenes
 

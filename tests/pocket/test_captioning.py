@@ -14,7 +14,7 @@ from fisao_pipeline.method.calibration import auroc
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.verifier import Blip2Verifier, DualEncoderVerifier
-from fisao_pipeline.params import PocketVerifierParams, PocketVLMParams
+from fisao_pipeline.params.pocket import PocketVerifierParams, PocketVLMParams
 from fisao_pipeline.pocket import blip_builders, builders, language
 from fisao_pipeline.pocket.examples import Example
 from fisao_pipeline.pocket.pixels import scene_pixels

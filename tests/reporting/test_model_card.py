@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import yaml
 
-from fisao_pipeline.export import with_comparison
+from fisao_pipeline.commands.export import with_comparison
 from fisao_pipeline.reporting.model_card import SplitData, data_by_split, model_card, probe_changes
 
 

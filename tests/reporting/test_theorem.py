@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fisao_pipeline.params import TheoremParams
+from fisao_pipeline.params.theorem import TheoremParams
 from fisao_pipeline.reporting.theorem import theorem_curves, theorem_figure
 
 BASE = Path(__file__).parents[2] / "conf" / "base" / "parameters_theorem.yml"

@@ -9,7 +9,7 @@ from tests.training.test_annotation import PARAMS as ANNOTATION
 
 from fisao_pipeline.method.calibration import Baseline, ClassScores
 from fisao_pipeline.method.vocabulary import file_digest
-from fisao_pipeline.params import ResponseSamplingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.training.baseline import VerifierBaseline
 from fisao_pipeline.training.cached_round import check_cached_round
 from fisao_pipeline.training.sampling import stage_prompts

@@ -269,6 +269,7 @@ def test_every_input_is_part_of_a_runs_name(world, first):
         "sampling": SAMPLING.model_copy(update={"seed": 5}),
         "annotation": ANNOTATION.model_copy(update={"repeat_penalty": 0.25}),
         "params": settings(seed=1),
+        "code": "0123",
     }
     names = {same.run(), *(replace(same, **{name: value}).run() for name, value in others.items())}
     assert len(names) == 1 + len(others)

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from fisao_pipeline.method.calibration import CalibrationError
-from fisao_pipeline.params import ContrastParams
+from fisao_pipeline.params.reward_annotation import ContrastParams
 from fisao_pipeline.training.contrast import absent_words, agreed_mentions
 
 PARAMS = ContrastParams(agreement=0.75, absent_words=2, seed=0)

@@ -8,7 +8,7 @@ import torch
 from tests.pocket_models import stir
 from tests.training.toy_rounds import STEPS, TEMPERATURE, gradient, round_data, scored
 
-from fisao_pipeline.params import DPOParams
+from fisao_pipeline.params.policy_training import DPOParams
 from fisao_pipeline.training.dpo import DPOLearner, preference_pairs
 from fisao_pipeline.training.ranking import summed_rewards
 

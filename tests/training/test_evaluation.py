@@ -5,7 +5,7 @@ import pytest
 from tests.pocket_models import favour, stir
 
 from fisao_pipeline.benchmarks.pope import PopeQuestion
-from fisao_pipeline.params import BenchmarkEvaluationParams
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
 from fisao_pipeline.training import evaluation
 from fisao_pipeline.training.evaluation import (
     ANSWER_TOKENS,

@@ -16,7 +16,7 @@ from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import PromptBatch
 from fisao_pipeline.models.source import ModelSource
-from fisao_pipeline.params import PPOParams
+from fisao_pipeline.params.policy_training import PPOParams
 from fisao_pipeline.training.ppo import ppo_round, score_rollouts
 from fisao_pipeline.training.rollouts import RolloutBatch, build_rollouts
 from fisao_pipeline.training.sampling import sample_responses

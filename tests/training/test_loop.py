@@ -13,7 +13,8 @@ from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.models.vllm_engine import VllmEngine
-from fisao_pipeline.params import OptimiserParams, PolicyTrainingParams, ResponseSamplingParams
+from fisao_pipeline.params.policy_training import OptimiserParams, PolicyTrainingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.training import sampling as sampling_module
 from fisao_pipeline.training.loop import PolicyTrainer, probe_numbers
 from fisao_pipeline.training.run import TrainingInputs, train_adapter

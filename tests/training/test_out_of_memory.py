@@ -11,7 +11,7 @@ from tests.training.test_ppo import params as ppo_params_of
 
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.halving import HalvingSize
-from fisao_pipeline.params import PPOParams
+from fisao_pipeline.params.policy_training import PPOParams
 from fisao_pipeline.training import sampling as sampling_module
 from fisao_pipeline.training.evaluation import lowest_base_logprobs
 from fisao_pipeline.training.learning import micro_batch, supervised_steps

@@ -11,7 +11,7 @@ from tests.pocket_models import LORA, PocketWorld, favour, stir
 
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
-from fisao_pipeline.params import PPOParams
+from fisao_pipeline.params.policy_training import PPOParams
 from fisao_pipeline.training import ppo as ppo_module
 from fisao_pipeline.training.learning import RoundData, adapter_optimizer, anneal
 from fisao_pipeline.training.ppo import ppo_round, rollout_numbers, score_rollouts

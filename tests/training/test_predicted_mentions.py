@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fisao_pipeline.method.object_spans import ObjectVocabulary
-from fisao_pipeline.params import ContrastParams, FixedBaseline, RewardAnnotationParams
+from fisao_pipeline.params.reward_annotation import ContrastParams, FixedBaseline, RewardAnnotationParams
 from fisao_pipeline.training.baseline import calibrate
 from fisao_pipeline.training.predicted_mentions import PREDICTION_KEYS, mentions_of_predictions
 from fisao_pipeline.training.tables import GroundTruth

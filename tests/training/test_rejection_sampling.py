@@ -7,7 +7,7 @@ import torch
 from tests.pocket_models import stir
 from tests.training.toy_rounds import STEPS, TEMPERATURE, gradient, round_data, scored
 
-from fisao_pipeline.params import RejectionSamplingParams
+from fisao_pipeline.params.policy_training import RejectionSamplingParams
 from fisao_pipeline.training.ranking import summed_rewards
 from fisao_pipeline.training.rejection_sampling import RejectionSamplingLearner, best_rows
 

@@ -9,7 +9,7 @@ from tests.pocket_models import favour, stir
 
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.source import identity
-from fisao_pipeline.params import ResponseSamplingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.training.sampling import RESPONSE_COLUMNS, round_prompts, sample_responses, stage_prompts
 
 DECODING = Decoding(1.0, 10)

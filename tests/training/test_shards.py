@@ -186,6 +186,12 @@ def test_another_prompt_is_another_table(world, kept, tmp_path):
     assert not seen.hits
 
 
+def test_what_other_code_has_answered_is_not_taken_and_goes_with_its_owner():
+    one, two = Shards(None, "abc", 8, "code 1"), Shards(None, "abc", 8, "code 2")
+    assert one.key(0, "settings") != two.key(0, "settings")
+    assert all(shards.key(0, "settings").startswith("abc-") for shards in (one, two))
+
+
 def test_the_parts_of_a_finished_run_are_dropped_and_no_others(tmp_path):
     folder = store(tmp_path)
     for key in ("abc-1-0", "abc-2-0", "abcd-1-0", "def-1-0"):

@@ -21,13 +21,10 @@ from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import PromptBatch
 from fisao_pipeline.models.source import identity
-from fisao_pipeline.params import (
-    LoraParams,
-    PolicyTrainingParams,
-    PPOParams,
-    ResponseSamplingParams,
-    RewardAnnotationParams,
-)
+from fisao_pipeline.params.lora import LoraParams
+from fisao_pipeline.params.policy_training import PolicyTrainingParams, PPOParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
 from fisao_pipeline.training import loop
 from fisao_pipeline.training.annotation import Annotation, annotate
 from fisao_pipeline.training.ppo import PPOLearner, ppo_round, rollout_numbers, score_rollouts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fisao_pipeline.metric_titles import ROW_TITLES, scale_and_digits
+from fisao_pipeline.benchmarks.metric_titles import ROW_TITLES, scale_and_digits
 
 _HEADER = ("metric", "base", "aligned", "change", "relative change")
 

@@ -14,7 +14,7 @@ from fisao_pipeline.benchmarks.pope import STRATEGIES, PopeQuestion, build_quest
 from fisao_pipeline.chosen_vocabulary import load_vocabulary
 from fisao_pipeline.libraries import library_versions
 from fisao_pipeline.method.vocabulary import file_digest
-from fisao_pipeline.params import BenchmarkEvaluationParams
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
 from fisao_pipeline.seeded_choice import seeded_choice
 
 logger = logging.getLogger(__name__)

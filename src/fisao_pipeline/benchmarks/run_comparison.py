@@ -10,7 +10,8 @@ import pandas as pd
 
 from fisao_pipeline.benchmarks.held_out import compare_models
 from fisao_pipeline.benchmarks.run_settings import Run, common_decodings, refuse_different
-from fisao_pipeline.params import BenchmarkEvaluationParams, SettingName
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.compare_runs import SettingName
 
 _OF_ANSWERS = ("max_new_tokens", "temperature", "samples_per_prompt", "num_beams")
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fisao_pipeline.benchmarks.asked import asked_hashes
 from fisao_pipeline.benchmarks.comparison_inputs import DECODINGS
-from fisao_pipeline.params import ComparedRun, RunSettings, SettingName
+from fisao_pipeline.params.compare_runs import ComparedRun, RunSettings, SettingName
 
 _OF_DECODING = {"temperature": "sampled", "samples_per_prompt": "sampled", "num_beams": "beam"}
 _NEEDED = ("decoding", "image_id", "prompt", "response")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fisao_pipeline.benchmarks.comparison_table import interval_cell, markdown_table, settings_line, title
-from fisao_pipeline.metric_titles import ROW_TITLES, scale_and_digits
+from fisao_pipeline.benchmarks.metric_titles import ROW_TITLES, scale_and_digits
 
 
 def runs_document(result: Mapping[str, Any]) -> str:

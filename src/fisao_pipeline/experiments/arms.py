@@ -8,16 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fisao_pipeline.flat_parameters import flatten_parameters
-from fisao_pipeline.params import (
-    Arm,
-    BenchmarkEvaluationParams,
-    PolicyTrainingParams,
-    ResponseSamplingParams,
-    RewardAnnotationParams,
-    Seed,
-    comparison_faults,
-)
+from fisao_pipeline.params.across_stages import comparison_faults
+from fisao_pipeline.params.base import Seed
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.flat import flatten_parameters
+from fisao_pipeline.params.policy_training import PolicyTrainingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
+from fisao_pipeline.params.study import Arm
 from fisao_pipeline.suggestions import did_you_mean
 
 SEEDED = ("response_sampling", "policy_training")

@@ -15,7 +15,8 @@ from fisao_pipeline import __version__
 from fisao_pipeline.experiments.arms import StudyRow
 from fisao_pipeline.method.vocabulary import file_digest
 from fisao_pipeline.models.source import ModelSource, identity
-from fisao_pipeline.params import BenchmarkEvaluationParams, ResponseSamplingParams
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from fisao_pipeline.benchmarks.seed_means import seed_means, summary_over_seeds
 from fisao_pipeline.experiments.curves import at_equal_tokens, mean_curve
-from fisao_pipeline.params import Arm
+from fisao_pipeline.params.study import Arm
 
 Record = Mapping[str, Any]
 _OF_ROW = ("arm", "seed", "key", "information", "seconds", "comparison")

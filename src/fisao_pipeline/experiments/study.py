@@ -16,7 +16,9 @@ from tqdm.auto import tqdm
 
 from fisao_pipeline.experiments.arms import StageSettings, StudyRow
 from fisao_pipeline.experiments.fingerprints import StudyInputs
-from fisao_pipeline.params import BenchmarkEvaluationParams, ResponseSamplingParams, RewardAnnotationParams
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fisao_pipeline.benchmarks.comparison_table import markdown_table
-from fisao_pipeline.metric_titles import ROW_TITLES, scale_and_digits
+from fisao_pipeline.benchmarks.metric_titles import ROW_TITLES, scale_and_digits
 
 SHORT_TITLES = {
     "chair_i": "CHAIRi ↓",

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fisao_pipeline.ingestion.rejections import Rejection
 from fisao_pipeline.ingestion.splits import assign_split
-from fisao_pipeline.params import ImageIngestionParams
+from fisao_pipeline.params.image_ingestion import ImageIngestionParams
 
 # A picture that results are measured on is worth more than one of many to learn from.
 KEPT_FIRST = ("held_out", "probe", "calibration", "training")

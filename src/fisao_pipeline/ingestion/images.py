@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from fisao_pipeline.ingestion.growing import GrowingTable
 from fisao_pipeline.ingestion.rejections import Rejection, rejections_table, summarise
-from fisao_pipeline.params import MAX_ASPECT_RATIO, ImageIngestionParams
+from fisao_pipeline.params.base import MAX_ASPECT_RATIO
+from fisao_pipeline.params.image_ingestion import ImageIngestionParams
 from fisao_pipeline.suggestions import how_to_bring
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ from fisao_pipeline.ingestion.growing import GrowingTable
 from fisao_pipeline.ingestion.names import ImageNames
 from fisao_pipeline.ingestion.rejections import Rejection, as_id, as_text, rejections_table
 from fisao_pipeline.ingestion.splits import allowed_splits, require_splits
-from fisao_pipeline.params import SPLITS, ImageIngestionParams
+from fisao_pipeline.params.base import SPLITS
+from fisao_pipeline.params.image_ingestion import ImageIngestionParams
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
-from fisao_pipeline.params import SPLITS, ImageIngestionParams
+from fisao_pipeline.params.base import SPLITS
+from fisao_pipeline.params.image_ingestion import ImageIngestionParams
 from fisao_pipeline.seeded_choice import seeded_hash
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from fisao_pipeline.params import LoraParams
+from fisao_pipeline.params.lora import LoraParams
 
 
 def language_tower_name(model: PreTrainedModel) -> str:

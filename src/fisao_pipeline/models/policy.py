@@ -31,7 +31,7 @@ from fisao_pipeline.models.packing import pack_completions, pack_count, share_ou
 from fisao_pipeline.models.prompts import ImageOpener, PromptBatch, PromptEncoder
 from fisao_pipeline.models.source import BASE_MODEL_FILE, ModelSource, identity, is_folder, loaded_identity
 from fisao_pipeline.models.value_head import ValueHead
-from fisao_pipeline.params import LoraParams
+from fisao_pipeline.params.lora import LoraParams
 
 if TYPE_CHECKING:
     from fisao_pipeline.models.vllm_engine import VllmEngine

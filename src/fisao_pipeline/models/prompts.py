@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from fisao_pipeline.models.backbones.choice import backbone_kind
 from fisao_pipeline.models.feeding import open_named, prefetched, reading_threads
-from fisao_pipeline.params import MAX_ASPECT_RATIO
+from fisao_pipeline.params.base import MAX_ASPECT_RATIO
 
 ImageOpener = Callable[[str], Image.Image]
 # Prompts tokenised at once while they are counted.

@@ -22,7 +22,7 @@ from fisao_pipeline.models.loading import read_config
 from fisao_pipeline.models.lora import attach_lora, language_tower_name
 from fisao_pipeline.models.quantization import quantizable_parameters
 from fisao_pipeline.models.source import CONFIG_FILE, ModelSource, find_model, is_folder, looks_local
-from fisao_pipeline.params import LoraParams
+from fisao_pipeline.params.lora import LoraParams
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

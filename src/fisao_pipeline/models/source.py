@@ -21,6 +21,14 @@ BASE_MODEL_FILE = "base_model.json"
 WHOLE_FILE_BYTES = 64 * 2**20
 _END_BYTES = 2**20
 _NOT_CONTENT = {"provenance.json", "README.md", ".gitattributes"}
+# Kinds of policies (see `models/backbones/`) that are prompted by their checkpoint's chat template.
+CHAT_KINDS = frozenset(
+    "llava llava_next llava_onevision qwen2_vl qwen2_5_vl qwen3_vl idefics3 smolvlm gemma3 internvl".split()
+)
+_CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+_WITH_CHAT_TEMPLATE = ("processor_config.json", "tokenizer_config.json")
+# InstructBLIP's Q-Former reads the prompt too, in words of its own.
+_QFORMER_TOKENIZER = "qformer_tokenizer"
 
 
 class ModelNotFoundError(FileNotFoundError):
@@ -130,7 +138,8 @@ def download_command(path_or_id: str, revision: str | None) -> str:
 def missing_model_files(folder: Path) -> list[str]:
     """What a model's folder lacks beside its configuration: weights (each shard of its index), tokenizer, processor.
 
-    A file of weights that is shorter than its header says, as a download that was cut off leaves it, is missing too.
+    A file of weights that is shorter than its header says, as a download that was cut off leaves it, is missing too; so
+    is a chat template, of a kind that is prompted by it, and a second tokenizer, of a kind that has two.
     """
     index = folder / f"{WEIGHTS_FILE}.index.json"
     shards = [WEIGHTS_FILE]
@@ -144,7 +153,27 @@ def missing_model_files(folder: Path) -> list[str]:
     for either in (("tokenizer.json", "tokenizer_config.json"), ("preprocessor_config.json", "processor_config.json")):
         if not any((folder / name).is_file() for name in either):
             missing.append(" or ".join(either))
+    kind = _json(folder / CONFIG_FILE).get("model_type")
+    if kind in CHAT_KINDS and not _has_chat_template(folder):
+        missing.append(f"a chat template ({' or '.join(_CHAT_TEMPLATES)})")
+    if kind == "instructblip" and not any((folder / _QFORMER_TOKENIZER).glob("*.json")):
+        missing.append(f"the folder {_QFORMER_TOKENIZER}")
     return missing
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if any((folder / name).is_file() for name in _CHAT_TEMPLATES):
+        return True
+    return any(_json(folder / name).get("chat_template") for name in _WITH_CHAT_TEMPLATE)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """An object of a JSON file; empty where there is none, or none that can be read, which loading tells better."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def incomplete(source: ModelSource, lacking: Sequence[str]) -> str:

@@ -7,14 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fisao_pipeline.models.shape import PolicyShape, VerifierShape
-from fisao_pipeline.params import (
-    BenchmarkEvaluationParams,
-    Card,
-    PlanParams,
-    PolicyTrainingParams,
-    ResponseSamplingParams,
-    Split,
-)
+from fisao_pipeline.params.base import Split
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.plan import Card, PlanParams
+from fisao_pipeline.params.policy_training import PolicyTrainingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.planning import memory
 from fisao_pipeline.planning.memory import Lengths
 from fisao_pipeline.planning.work import hours, optimiser_of, phases

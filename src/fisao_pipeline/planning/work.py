@@ -6,15 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fisao_pipeline.models.shape import PolicyShape, VerifierShape
-from fisao_pipeline.params import (
-    BenchmarkEvaluationParams,
-    Card,
-    OptimiserParams,
-    PolicyTrainingParams,
-    ResponseSamplingParams,
-    Split,
-    Utilisation,
-)
+from fisao_pipeline.params.base import Split
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.plan import Card, Utilisation
+from fisao_pipeline.params.policy_training import OptimiserParams, PolicyTrainingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.planning.memory import Lengths
 
 # Yes/no questions about an image: at most three strategies with three objects there and three not.

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from fisao_pipeline.params import PocketPhase, PocketVLMParams
+from fisao_pipeline.params.pocket import PocketPhase, PocketVLMParams
 from fisao_pipeline.pocket.blip_builders import build_instructblip, build_instructblip_processor
 from fisao_pipeline.pocket.builders import build_policy, build_policy_processor
 from fisao_pipeline.pocket.descent import descend

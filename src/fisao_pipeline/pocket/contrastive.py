@@ -20,7 +20,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from fisao_pipeline.params import PocketVerifierParams
+from fisao_pipeline.params.pocket import PocketVerifierParams
 from fisao_pipeline.pocket.blip_builders import build_blip2, build_blip2_processor
 from fisao_pipeline.pocket.builders import build_verifier, build_verifier_processor
 from fisao_pipeline.pocket.descent import descend

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import InstructBlipProcessor, LlavaProcessor, ProcessorMixin
 
 from fisao_pipeline.models.packing import Packed, pack_completions
-from fisao_pipeline.params import PocketPhase, PocketVLMParams
+from fisao_pipeline.params.pocket import PocketPhase, PocketVLMParams
 from fisao_pipeline.pocket.language import CAPTION_PROMPTS, ask, describe
 from fisao_pipeline.pocket.pixels import IMAGE_PIXELS
 from fisao_pipeline.pocket.scenes import Scene

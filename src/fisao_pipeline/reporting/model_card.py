@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from fisao_pipeline.params import SPLITS
+from fisao_pipeline.params.base import SPLITS
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 PROBE = {

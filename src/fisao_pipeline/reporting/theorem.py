@@ -16,7 +16,7 @@ from fisao_pipeline.method.vision_feedback import (
     loss_slope_at_zero,
     simulated_loss,
 )
-from fisao_pipeline.params import TheoremParams
+from fisao_pipeline.params.theorem import TheoremParams
 
 # Relevance of the feedback image: the response's own one, or that of another, independent draw.
 RELEVANCE = {"informative": 1.0, "control": 0.0}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fisao_pipeline.metric_titles import PLAIN_WORDS, ROW_TITLES, better_when, scale_and_digits
+from fisao_pipeline.benchmarks.metric_titles import PLAIN_WORDS, ROW_TITLES, better_when, scale_and_digits
 
 Outcome = Literal["better", "worse", "changed", "open", "undefined"]
 Interval = Mapping[str, float | None]

@@ -11,7 +11,7 @@ from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.method.vocabulary import file_digest
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.verifier import EmbeddingVerifier, Verifier
-from fisao_pipeline.params import RewardAnnotationParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
 from fisao_pipeline.training.baseline import VerifierBaseline, calibrate
 from fisao_pipeline.training.rewards import reward_table
 from fisao_pipeline.training.tables import (

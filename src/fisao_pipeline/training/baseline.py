@@ -26,7 +26,7 @@ from fisao_pipeline.method.calibration import (
 from fisao_pipeline.method.token_rewards import reward_thresholds
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.verifier import Verifier
-from fisao_pipeline.params import RewardAnnotationParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
 from fisao_pipeline.training.contrast import absent_words, agreed_mentions
 from fisao_pipeline.training.tables import as_mask, response_labels, score_mentions, score_tensor, sentence_scores
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from fisao_pipeline.method.vocabulary import file_digest
-from fisao_pipeline.params import ResponseSamplingParams, RewardAnnotationParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
 from fisao_pipeline.training.baseline import VerifierBaseline
 from fisao_pipeline.training.sampling import round_prompts
 

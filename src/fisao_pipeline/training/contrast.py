@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from fisao_pipeline.method.calibration import CalibrationError
-from fisao_pipeline.params import ContrastParams
+from fisao_pipeline.params.reward_annotation import ContrastParams
 from fisao_pipeline.seeded_choice import seeded_hash
 
 

@@ -13,7 +13,7 @@ from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.halving import HalvingSize
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
-from fisao_pipeline.params import BenchmarkEvaluationParams, EvaluatedDecoding
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams, EvaluatedDecoding
 from fisao_pipeline.training.sampling import batched, sample_responses
 from fisao_pipeline.training.shards import Shards, digest, in_shards
 

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from fisao_pipeline.models.halving import HalvingSize
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
-from fisao_pipeline.params import OptimiserParams
+from fisao_pipeline.params.policy_training import OptimiserParams
 from fisao_pipeline.training.rollouts import RolloutBatch
 from fisao_pipeline.training.sampling import batched
 from fisao_pipeline.training.scoring import Scores, recomputed_logprobs

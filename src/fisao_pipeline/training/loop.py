@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
-from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams
+from fisao_pipeline.params.policy_training import PolicyTrainingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.seeded_choice import seeded_choice
 from fisao_pipeline.training.annotation import Annotator
 from fisao_pipeline.training.checkpoints import Checkpoints, Kept, Stateful, TrainingState

@@ -28,7 +28,7 @@ from fisao_pipeline.method.losses import clipped_policy_loss, clipped_value_loss
 from fisao_pipeline.models.halving import HalvingSize
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
-from fisao_pipeline.params import PPOParams
+from fisao_pipeline.params.policy_training import PPOParams
 from fisao_pipeline.training.learning import (
     Learner,
     RoundData,

@@ -13,7 +13,7 @@ from fisao_pipeline.method.preference_losses import nll_loss
 from fisao_pipeline.method.preferences import best_response
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
-from fisao_pipeline.params import RejectionSamplingParams
+from fisao_pipeline.params.policy_training import RejectionSamplingParams
 from fisao_pipeline.training.learning import Learner, RoundData, StepTaken, supervised_steps
 from fisao_pipeline.training.ranking import Ranking
 from fisao_pipeline.training.rollouts import RolloutBatch

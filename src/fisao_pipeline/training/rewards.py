@@ -15,7 +15,7 @@ from fisao_pipeline.method.token_rewards import (
 )
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.verifier import Verifier
-from fisao_pipeline.params import RewardAnnotationParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
 from fisao_pipeline.training.baseline import VerifierBaseline
 from fisao_pipeline.training.tables import as_mask, score_tensor, sentence_scores
 

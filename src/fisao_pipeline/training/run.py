@@ -19,7 +19,9 @@ from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.source import ModelSource, identity, loaded_identity
 from fisao_pipeline.models.verifier import load_verifier
-from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
+from fisao_pipeline.params.policy_training import PolicyTrainingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
 from fisao_pipeline.training.annotation import Annotator
 from fisao_pipeline.training.baseline import VerifierBaseline
 from fisao_pipeline.training.cached_round import check_cached_round
@@ -49,6 +51,7 @@ class TrainingInputs:
         sampling: How rounds sample.
         annotation: How mentions are paid.
         params: The loop's settings.
+        code: Tells the code that trains from any other; empty where nothing is gone on with.
     """
 
     prompts: pd.DataFrame
@@ -62,6 +65,7 @@ class TrainingInputs:
     sampling: ResponseSamplingParams
     annotation: RewardAnnotationParams
     params: PolicyTrainingParams
+    code: str = ""
 
     def run(self) -> str:
         """A name that a run shares with no other whose adapter may differ: what its checkpoints are known by.
@@ -80,7 +84,7 @@ class TrainingInputs:
             self.params.model_dump(mode="json", exclude={"checkpoint_every_steps"}),
         )
         content = [table.to_json(orient="split", double_precision=15) for table in tables]
-        rest = (sorted(self.annotated_categories), dict(self.baseline), library_versions_of_results())
+        rest = (sorted(self.annotated_categories), dict(self.baseline), library_versions_of_results(), self.code)
         return digest("training", content, models, settings, rest)
 
 

@@ -18,7 +18,7 @@ from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.models.vllm_engine import VllmEngine, check_engine
-from fisao_pipeline.params import ResponseSamplingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.seeded_choice import seeded_choice
 from fisao_pipeline.training.shards import Shards, digest, in_shards
 

@@ -15,12 +15,13 @@ from tqdm.auto import tqdm
 
 from fisao_pipeline.libraries import library_versions
 from fisao_pipeline.models.source import ModelSource, fingerprint, loaded_identity
-from fisao_pipeline.params import BenchmarkEvaluationParams, ResponseSamplingParams
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 
 logger = logging.getLogger(__name__)
 
 # Another version of these rounds otherwise, so that a table of parts of both would be that of neither.
-_LIBRARIES = ("fisao-pipeline", "torch", "transformers", "peft")
+_LIBRARIES = ("torch", "transformers", "peft")
 # Changed between a run that was killed and the next, these leave the answers as they are.
 _OF_FIGURES = {"vocabulary", "word_chain", "bootstrap_resamples", "confidence", "drop_unfinished_sentence", "examples"}
 # Part of a part's own key, and of nothing that is answered.
@@ -55,15 +56,17 @@ class Shards:
         store: Holds the parts.
         owner: Tells whose answers to what they are, see `shard_owners` and `sampling_owner`. Every key begins with it.
         rows: Rows of a part: it ends with the batch in which there are as many.
+        code: Tells the code that answers from any other: what another has answered is not gone on with.
     """
 
     store: Store[pd.DataFrame]
     owner: str
     rows: int
+    code: str = ""
 
     def key(self, first: int, settings: str) -> str:
         """Name of the part that begins with a batch of this number, of a table that is made with these settings."""
-        return f"{self.owner}-{digest(settings, self.rows)}-{first:06d}"
+        return f"{self.owner}-{digest(settings, self.rows, self.code)}-{first:06d}"
 
 
 def shard_owners(
@@ -91,7 +94,7 @@ def sampling_owner(backbone: ModelSource, manifest: pd.DataFrame, params: Respon
 
 
 def library_versions_of_results() -> dict[str, str | None]:
-    """Versions of this package and of the libraries that round results otherwise in another version."""
+    """Versions of the libraries that round results otherwise in another version."""
     known = library_versions()
     return {name: known.get(name) for name in _LIBRARIES}
 

@@ -19,7 +19,7 @@ from fisao_pipeline.method.object_spans import (
 )
 from fisao_pipeline.models.prompts import ImageOpener
 from fisao_pipeline.models.verifier import Verifier
-from fisao_pipeline.params import RewardAnnotationParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
 
 MENTION_COLUMNS = {
     "response_id": "str",

@@ -6,7 +6,9 @@ from collections.abc import Callable, Collection
 
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
-from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, comparison_faults
+from fisao_pipeline.params.across_stages import comparison_faults
+from fisao_pipeline.params.policy_training import PolicyTrainingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.training.dpo import DPOLearner
 from fisao_pipeline.training.learning import Learner
 from fisao_pipeline.training.ppo import PPOLearner

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +10,13 @@ from tests.backbone_zoo import Picture, build
 from transformers import LlamaConfig, MllamaConfig, SmolVLMConfig
 
 from fisao_pipeline.models import packages
-from fisao_pipeline.models.backbones.choice import backbone_kind, check_supported
+from fisao_pipeline.models.backbones.choice import KINDS, backbone_kind, check_supported
+from fisao_pipeline.models.backbones.generic import BackboneKind
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
-from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.models.source import CHAT_KINDS, ModelNotFoundError, ModelSource, missing_model_files
+
+SHIPPED_MODELS = Path(__file__).parents[3] / "data" / "06_models"
 
 
 @pytest.fixture
@@ -59,9 +63,28 @@ def test_a_smolvlm_without_num2words_is_refused_before_its_weights_are_read(fold
         load(folder)
 
 
-def test_a_processor_without_chat_template_is_refused(folder):
-    (folder / "chat_template.jinja").unlink()
+def test_a_processor_without_chat_template_is_refused(world):
+    policy = world.policy(lora=None)
+    policy.processor.chat_template = policy.tokenizer.chat_template = None
     with pytest.raises(ValueError, match=r"\(llava\) has no chat template.*chat_template\.jinja"):
+        backbone_kind(policy.backbone, policy.processor)
+
+
+def test_a_folder_without_chat_template_is_refused_before_its_weights_are_read(folder):
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"not complete: a chat template \(chat_template\.jinja or .* missing"):
+        load(folder)
+
+
+def test_the_kinds_that_need_a_chat_template_are_those_without_a_format_of_their_own():
+    assert {name for name, kind in KINDS.items() if kind.chat_text is BackboneKind.chat_text} == CHAT_KINDS
+
+
+def test_an_instructblip_needs_the_tokenizer_of_its_qformer(tmp_path):
+    folder = shutil.copytree(SHIPPED_MODELS / "pocket_instructblip", tmp_path / "model")
+    assert missing_model_files(folder) == []
+    shutil.rmtree(folder / "qformer_tokenizer")
+    with pytest.raises(ModelNotFoundError, match="not complete: the folder qformer_tokenizer missing"):
         load(folder)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from fisao_pipeline.datasets.image_folder import ImageFolder
-from fisao_pipeline.params import ImageIngestionParams
+from fisao_pipeline.params.image_ingestion import ImageIngestionParams
 from fisao_pipeline.pipelines.image_ingestion import create_pipeline
 
 OUTPUTS = {"image_manifest", "annotated_categories", "prompts", "rejected_images"}

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 from tests.peak_memory import peak_memory_mib
 
-from fisao_pipeline.params import ScorePredictionsParams
+from fisao_pipeline.params.score_predictions import ScorePredictionsParams
 from fisao_pipeline.pipelines.score_predictions.inputs import read_inputs
 from fisao_pipeline.pipelines.score_predictions.scoring import score_all
 

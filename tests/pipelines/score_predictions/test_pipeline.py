@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.smoke_project import PROJECT, Smoke
 
-from fisao_pipeline.preflight import NotReadyError
+from fisao_pipeline.runs.preflight import NotReadyError
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "chair"
 TRUTH = {"1": ["dog"], "2": ["cat", "bus"], "3": ["person"], "4": [], "5": ["dog"]}

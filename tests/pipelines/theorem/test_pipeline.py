@@ -8,7 +8,7 @@ from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
-from fisao_pipeline.params import TheoremParams
+from fisao_pipeline.params.theorem import TheoremParams
 from fisao_pipeline.pipelines.theorem import create_pipeline
 from fisao_pipeline.settings import CONFIG_LOADER_ARGS
 

@@ -10,6 +10,7 @@ import click
 import pandas as pd
 from kedro.utils import find_kedro_project
 
+from fisao_pipeline.artifacts.provenance import git_state
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.datasets.keyed_folder import KeyedFolder
 from fisao_pipeline.experiments.arms import StageSettings, StudyRow, plan_rows
@@ -21,16 +22,13 @@ from fisao_pipeline.experiments.study import Study
 from fisao_pipeline.experiments.tables import format_study, study_document
 from fisao_pipeline.libraries import library_versions
 from fisao_pipeline.models.source import ModelSource
-from fisao_pipeline.params import (
-    BenchmarkEvaluationParams,
-    PolicyTrainingParams,
-    ResponseSamplingParams,
-    RewardAnnotationParams,
-    StudyParams,
-)
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.policy_training import PolicyTrainingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
+from fisao_pipeline.params.study import StudyParams
 from fisao_pipeline.pipelines.ablation.stages import CatalogStages
 from fisao_pipeline.pipelines.child_runs import child_run
-from fisao_pipeline.provenance import git_state
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -13,7 +13,9 @@ from fisao_pipeline.datasets.adapter_folder import AdapterArtifact, AdapterFolde
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.experiments.arms import StageSettings
 from fisao_pipeline.models.source import ModelSource
-from fisao_pipeline.params import BenchmarkEvaluationParams, ResponseSamplingParams, RewardAnnotationParams
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
 from fisao_pipeline.pipelines.benchmark_evaluation.nodes import answer_held_out_prompts, compare_base_and_aligned
 from fisao_pipeline.pipelines.policy_training.nodes import train_policy
 from fisao_pipeline.pipelines.response_sampling.nodes import sample_policy_responses

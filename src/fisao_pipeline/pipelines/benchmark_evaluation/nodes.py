@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 from plotly.graph_objects import Figure
 
+from fisao_pipeline.artifacts.node_code import code_digest
 from fisao_pipeline.benchmarks.comparison import format_table
 from fisao_pipeline.benchmarks.comparison_table import settings_line, title
 from fisao_pipeline.benchmarks.held_out import (
@@ -23,7 +24,8 @@ from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.datasets.keyed_folder import KeyedFolder
 from fisao_pipeline.ingestion.rejections import collect_rejections
 from fisao_pipeline.models.source import ModelSource
-from fisao_pipeline.params import BenchmarkEvaluationParams, ReportingParams
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.reporting import ReportingParams
 from fisao_pipeline.pipelines.images import image_opener, image_sizes
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 from fisao_pipeline.pipelines.rejections import set_aside_long_prompts
@@ -74,8 +76,9 @@ def answer_held_out_prompts(
     shards = None
     if prediction_shards is not None:
         owners = shard_owners(policy_backbone, policy_adapter, image_manifest, params)
+        code = code_digest(answer_prompts)
         shards = {
-            model: Shards(prediction_shards, owner, params.responses_per_shard) for model, owner in owners.items()
+            model: Shards(prediction_shards, owner, params.responses_per_shard, code) for model, owner in owners.items()
         }
     answers = answer_prompts(
         policy,

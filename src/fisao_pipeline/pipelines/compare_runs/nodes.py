@@ -11,7 +11,8 @@ from fisao_pipeline.benchmarks.run_comparison import compare_runs
 from fisao_pipeline.benchmarks.run_settings import read_run
 from fisao_pipeline.benchmarks.runs_table import runs_document
 from fisao_pipeline.datasets.all_versions import AllVersions
-from fisao_pipeline.params import BenchmarkEvaluationParams, CompareRunsParams
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.compare_runs import CompareRunsParams
 
 
 def compare_the_runs(

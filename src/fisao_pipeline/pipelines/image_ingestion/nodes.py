@@ -10,7 +10,7 @@ from fisao_pipeline.ingestion.annotations import annotate_images
 from fisao_pipeline.ingestion.images import Folder, check_images
 from fisao_pipeline.ingestion.prompts import make_prompts
 from fisao_pipeline.ingestion.rejections import collect_rejections
-from fisao_pipeline.params import ImageIngestionParams
+from fisao_pipeline.params.image_ingestion import ImageIngestionParams
 
 
 def check_image_folder(image_folder: Folder, params: ImageIngestionParams) -> tuple[pd.DataFrame, pd.DataFrame]:

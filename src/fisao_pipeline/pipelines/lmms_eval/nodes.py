@@ -19,7 +19,7 @@ from fisao_pipeline.datasets.adapter_folder import CONFIG_FILE as ADAPTER_CONFIG
 from fisao_pipeline.datasets.all_versions import AllVersions
 from fisao_pipeline.datasets.keyed_folder import KeyedFolder
 from fisao_pipeline.models.source import CONFIG_FILE, ModelSource, find_model, fingerprint, identity
-from fisao_pipeline.params import LmmsEvalParams
+from fisao_pipeline.params.lmms_eval import LmmsEvalParams
 from fisao_pipeline.pipelines.lmms_eval.harness import Harness
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 

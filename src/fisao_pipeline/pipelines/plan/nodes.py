@@ -9,15 +9,12 @@ from typing import Any
 import click
 
 from fisao_pipeline.models.source import ModelNotFoundError
-from fisao_pipeline.params import (
-    BenchmarkEvaluationParams,
-    Card,
-    PlanParams,
-    PolicyTrainingParams,
-    ResponseSamplingParams,
-    RewardAnnotationParams,
-    comparison_faults,
-)
+from fisao_pipeline.params.across_stages import comparison_faults
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.plan import Card, PlanParams
+from fisao_pipeline.params.policy_training import PolicyTrainingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
 from fisao_pipeline.planning.subject import PlanSubject
 
 logger = logging.getLogger(__name__)

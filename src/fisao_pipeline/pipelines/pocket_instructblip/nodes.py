@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fisao_pipeline.models.source import ModelSource
-from fisao_pipeline.params import PocketVerifierParams, PocketVLMParams
+from fisao_pipeline.params.pocket import PocketVerifierParams, PocketVLMParams
 from fisao_pipeline.pipelines.saving import saver
 
 

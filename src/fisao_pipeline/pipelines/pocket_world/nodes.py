@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from fisao_pipeline.models.source import ModelSource
-from fisao_pipeline.params import PocketScenesParams, PocketVerifierParams, PocketVLMParams
+from fisao_pipeline.params.pocket import PocketScenesParams, PocketVerifierParams, PocketVLMParams
 from fisao_pipeline.pipelines.saving import saver
 from fisao_pipeline.pocket.scenes import draw_scenes
 from fisao_pipeline.pocket.world import coco_annotations, pictures, prompt_rows

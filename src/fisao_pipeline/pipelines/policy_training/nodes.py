@@ -7,12 +7,15 @@ from typing import Any
 
 import pandas as pd
 
+from fisao_pipeline.artifacts.node_code import code_digest
 from fisao_pipeline.datasets.adapter_folder import AdapterArtifact, training_run
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.datasets.keyed_folder import KeyedFolder
-from fisao_pipeline.flat_parameters import flatten_parameters
 from fisao_pipeline.models.source import ModelSource, identity, loaded_identity
-from fisao_pipeline.params import PolicyTrainingParams, ResponseSamplingParams, RewardAnnotationParams
+from fisao_pipeline.params.flat import flatten_parameters
+from fisao_pipeline.params.policy_training import PolicyTrainingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
 from fisao_pipeline.pipelines.images import image_opener
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 from fisao_pipeline.reporting.model_card import data_by_split, model_card, probe_changes
@@ -58,10 +61,11 @@ def train_policy(
         sampling=sampling,
         annotation=annotation,
         params=params,
+        code=code_digest(train_adapter),
     )
     checkpoints = None
     if training_checkpoints is not None and response_shards is not None:
-        shards = Shards(response_shards, inputs.run(), sampling.responses_per_shard)
+        shards = Shards(response_shards, inputs.run(), sampling.responses_per_shard, inputs.code)
         checkpoints = Checkpoints(training_checkpoints, shards, params.checkpoint_every_steps)
     open_image = image_opener(image_folder, image_manifest)
     with metrics_to_active_run("training.") as log_metrics:

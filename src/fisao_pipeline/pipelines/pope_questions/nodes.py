@@ -8,7 +8,7 @@ from typing import Any
 from fisao_pipeline.benchmarks.pope import STRATEGIES, build_questions, question_rows
 from fisao_pipeline.datasets.json_stream import open_json
 from fisao_pipeline.ingestion.image_truth import read_truth
-from fisao_pipeline.params import PopeQuestionsParams
+from fisao_pipeline.params.pope_questions import PopeQuestionsParams
 
 
 def build_pope_questions(params: PopeQuestionsParams) -> tuple[list[dict[str, Any]], ...]:

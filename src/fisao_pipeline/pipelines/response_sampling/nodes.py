@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
+from fisao_pipeline.artifacts.node_code import code_digest
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.datasets.keyed_folder import KeyedFolder
 from fisao_pipeline.ingestion.rejections import collect_rejections
 from fisao_pipeline.models.source import ModelSource
-from fisao_pipeline.params import ResponseSamplingParams
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.pipelines.images import image_opener
 from fisao_pipeline.pipelines.rejections import set_aside_long_prompts
 
@@ -40,7 +41,7 @@ def sample_policy_responses(
     shards = None
     if response_shards is not None:
         owner = sampling_owner(policy_backbone, image_manifest, params)
-        shards = Shards(response_shards, owner, params.responses_per_shard)
+        shards = Shards(response_shards, owner, params.responses_per_shard, code_digest(sample_responses))
     responses = sample_responses(
         policy,
         stage_prompts(fitting, params),

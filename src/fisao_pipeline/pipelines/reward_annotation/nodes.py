@@ -10,7 +10,8 @@ from plotly.graph_objects import Figure
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.datasets.keyed_folder import KeyedFolder
 from fisao_pipeline.models.source import ModelSource, identity
-from fisao_pipeline.params import ReportingParams, RewardAnnotationParams
+from fisao_pipeline.params.reporting import ReportingParams
+from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
 from fisao_pipeline.pipelines.images import image_opener
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 

@@ -19,7 +19,7 @@ from fisao_pipeline.ingestion.images import Folder
 from fisao_pipeline.ingestion.names import ImageNames
 from fisao_pipeline.ingestion.predictions import Predictions, read_cosine, read_predictions, read_words
 from fisao_pipeline.ingestion.rejections import Rejection, as_id, as_text, collect_rejections, rejections_table
-from fisao_pipeline.params import (
+from fisao_pipeline.params.score_predictions import (
     AmberScoring,
     CaptionScoring,
     ChairScoring,

@@ -12,7 +12,7 @@ import pandas as pd
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.ingestion.rejections import collect_rejections, rejections_table
 from fisao_pipeline.models.source import ModelSource
-from fisao_pipeline.params import ScorePredictionsParams
+from fisao_pipeline.params.score_predictions import ScorePredictionsParams
 from fisao_pipeline.pipelines.metrics import metrics_to_active_run
 from fisao_pipeline.pipelines.score_predictions.inputs import (
     ScoringInput,

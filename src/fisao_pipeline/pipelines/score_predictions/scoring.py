@@ -21,7 +21,8 @@ from fisao_pipeline.benchmarks.pope import score_pope
 from fisao_pipeline.benchmarks.scores import Scores
 from fisao_pipeline.chosen_vocabulary import load_vocabulary
 from fisao_pipeline.ingestion.predictions import require_enough
-from fisao_pipeline.params import (
+from fisao_pipeline.params.base import StageParams
+from fisao_pipeline.params.score_predictions import (
     AmberScoring,
     CaptionScoring,
     ChairScoring,
@@ -30,7 +31,6 @@ from fisao_pipeline.params import (
     MmeScoring,
     PopeScoring,
     ScorePredictionsParams,
-    StageParams,
 )
 from fisao_pipeline.pipelines.score_predictions.inputs import ScoringInput
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from fisao_pipeline.params import TheoremParams
+from fisao_pipeline.params.theorem import TheoremParams
 
 logger = logging.getLogger(__name__)
 

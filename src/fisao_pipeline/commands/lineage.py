@@ -1,0 +1,169 @@
+"""`python -m fisao_pipeline lineage`: the tree of how an artifact came about, down to what the first run was given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from kedro.io import DataCatalog
+
+from fisao_pipeline.artifacts.ancestry import Ancestor, Version, ancestry
+from fisao_pipeline.artifacts.provenance import write_json
+from fisao_pipeline.commands.status import bytes_below, said_bytes
+from fisao_pipeline.datasets.atomic import AtomicVersions
+from fisao_pipeline.reporting.lineage import said_commit
+from fisao_pipeline.suggestions import did_you_mean
+
+MANIFEST = "image_manifest"
+# Of a record, what a tree tells; all else is in the record.
+_TOLD = ("node", "created", "git_commit", "git_dirty", "mlflow_run_id", "kedro_session_id", "content")
+
+
+def find_version(catalog: DataCatalog, asked: str) -> Version:
+    """The artifact and version that `NAME` (the latest) or `NAME@VERSION` mean.
+
+    Raises:
+        ClickException: There is none of that name or version; what there is, is listed.
+    """
+    name, _, version = asked.partition("@")
+    datasets = {name: data for name in catalog if isinstance(data := catalog.get(name), AtomicVersions)}
+    if name not in datasets:
+        made = [name for name, dataset in datasets.items() if dataset.versions()]
+        listed = f"made so far: {', '.join(sorted(made))}" if made else "none is made so far"
+        raise click.ClickException(f"There is no artifact '{name}'{did_you_mean(name, datasets)} ({listed}).")
+    versions = datasets[name].versions()
+    if not versions:
+        raise click.ClickException(f"There is no version of {name} yet.")
+    if version and version not in versions:
+        listed = ", ".join(versions)
+        raise click.ClickException(f"{name} has no version '{version}'{did_you_mean(version, versions)} (of {listed}).")
+    return name, version or versions[-1]
+
+
+def tree_of(catalog: DataCatalog, name: str, version: str, images: bool = False) -> dict[str, Any]:
+    """How an artifact came about, JSON-ready.
+
+    Args:
+        catalog: With the artifact.
+        name: Catalog name.
+        version: Its version.
+        images: Whether a manifest's images are told one by one.
+
+    Returns:
+        `artifact`, `version`, what its record tells (`node`, `created`, `git_commit`, …), `bytes`, `rows` (of a
+        table), `images` (of the manifest: their number, or each one's `file_name` and `sha256`), and `inputs`, each of
+        them such a tree. What is met again is there in full once and afterwards has `repeated` alone; a `fault` says
+        why the tree ends. What runs were given has its `content` and no `node`.
+    """
+    found, told = ancestry(catalog, [(name, version)]), set()
+
+    def tree(which: Version) -> dict[str, Any]:
+        ancestor = found[which]
+        node: dict[str, Any] = {"artifact": ancestor.name, "version": ancestor.version}
+        if ancestor.record is None:
+            return node | ({"fault": ancestor.fault} if ancestor.fault else {})
+        if which in told:
+            return node | {"repeated": True}
+        told.add(which)
+        node |= {key: ancestor.record[key] for key in _TOLD if key in ancestor.record}
+        return node | _measured(catalog, ancestor, images) | {"inputs": list(inputs(ancestor.record))}
+
+    def inputs(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        contents = record.get("input_contents", {})
+        for given, of_version in sorted(record["inputs"].items()):
+            node = {"artifact": given, "version": None} if of_version is None else tree((given, of_version))
+            told_here = "node" not in node and "repeated" not in node and contents.get(given) is not None
+            yield node | ({"content": contents[given]} if told_here else {})
+
+    return tree((name, version))
+
+
+def _measured(catalog: DataCatalog, ancestor: Ancestor, images: bool) -> dict[str, Any]:
+    """What looking at the files tells: their size, and of tables the number of rows, without reading these."""
+    dataset = catalog.get(ancestor.name)
+    if not isinstance(dataset, AtomicVersions):
+        return {}
+    path = dataset.version_path(ancestor.version)
+    measured: dict[str, Any] = {"bytes": bytes_below(path) if path.is_dir() else path.stat().st_size}
+    if path.suffix != ".parquet":
+        return measured
+    import pyarrow.parquet as pq  # noqa: PLC0415 - slow to import
+
+    try:
+        measured["rows"] = pq.read_metadata(path).num_rows
+        if ancestor.name == MANIFEST:
+            columns = ["file_name", "sha256"]
+            measured["images"] = pq.read_table(path, columns=columns).to_pylist() if images else measured["rows"]
+    except (OSError, ValueError) as error:  # of pyarrow: no parquet file
+        measured["fault"] = f"it cannot be read ({error})"
+    return measured
+
+
+def lines_of(tree: Mapping[str, Any]) -> Iterator[str]:
+    """A tree as text, a line for each artifact, those that it was made from indented below it."""
+    yield _line(tree)
+    below: list[list[str]] = []
+    pictures = tree.get("images")
+    if isinstance(pictures, int):
+        below.append([f"{pictures} images, each by its hash: --images lists them"])
+    elif pictures is not None:
+        below.append(
+            [f"{len(pictures)} images", *(f"    sha256:{one['sha256']}  {one['file_name']}" for one in pictures)]
+        )
+    below += [list(lines_of(each)) for each in tree.get("inputs", ())]
+    for number, (first, *rest) in enumerate(below, 1):
+        branch, stem = ("└── ", "    ") if number == len(below) else ("├── ", "│   ")
+        yield branch + first
+        yield from (stem + line for line in rest)
+
+
+def _line(tree: Mapping[str, Any]) -> str:
+    name = tree["artifact"] if tree["version"] is None else f"{tree['artifact']}@{tree['version']}"
+    return f"{name}  {', '.join(_told(tree))}".rstrip()
+
+
+def _told(tree: Mapping[str, Any]) -> Iterator[str]:
+    if tree.get("repeated"):
+        yield "see above"
+    elif "node" in tree:
+        yield tree["node"]
+        yield f"commit {said_commit(tree)}" if tree.get("git_commit") else said_commit({**tree, "git_commit": None})
+        yield f"MLflow run {tree['mlflow_run_id']}" if tree.get("mlflow_run_id") else "no MLflow run"
+        if "rows" in tree:
+            yield f"{tree['rows']:,} rows"
+        if "bytes" in tree:
+            yield said_bytes(tree["bytes"])
+    elif tree.get("content"):
+        # That of a model begins with its version.
+        yield tree["content"].removeprefix(f"{tree['version']} ")
+    elif "fault" not in tree:
+        yield "content not recorded"
+    if "fault" in tree:
+        yield tree["fault"]
+
+
+@click.command()
+@click.argument("artifact", metavar="ARTIFACT[@VERSION]")
+@click.option("--env", default=None, help="The Kedro environment whose artifacts are looked at.")
+@click.option("--images", is_flag=True, help="List the images of the manifest with their hashes.")
+@click.option("--json", "output", type=click.Path(path_type=Path, dir_okay=False), help="Write the tree as JSON, too.")
+def lineage(artifact: str, env: str | None, images: bool, output: Path | None) -> None:
+    """Tell how an artifact came about: nodes, commits and runs, down to the hashes of images, annotations and models.
+
+    The latest version is looked at where none is named.
+    """
+    from fisao_pipeline.commands.project import open_project  # noqa: PLC0415 - slow to import
+
+    # Before the project is entered, whose folder may be another.
+    output = output.absolute() if output is not None else None
+    catalog = open_project(env).catalog
+    tree = tree_of(catalog, *find_version(catalog, artifact), images=images)
+    for line in lines_of(tree):
+        click.echo(line)
+    if output is not None:
+        try:
+            write_json(output, tree)
+        except OSError as error:
+            raise click.ClickException(f"'{output}' cannot be written: {error.strerror}") from error

@@ -1,0 +1,145 @@
+"""`python -m fisao_pipeline status`: what is fresh, stale and why, missing or corrupt, and how large it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+
+from fisao_pipeline.artifacts.evidence import EvidenceOf, is_kept
+from fisao_pipeline.artifacts.file_memory import FileMemory
+from fisao_pipeline.artifacts.freshness import State, Verdict, judge_node
+from fisao_pipeline.artifacts.provenance import BrokenRecordError, read_record
+from fisao_pipeline.datasets.atomic import AtomicVersions
+from fisao_pipeline.datasets.contents import content_of
+
+
+@dataclass(frozen=True)
+class ArtifactStatus:
+    """What is known of one artifact.
+
+    Attributes:
+        name: Catalog name.
+        verdict: On the latest version.
+        bytes_by_version: What each version takes on the disk, the oldest first; none for an artifact without versions.
+        corrupt: Versions before the latest that are not what was saved, with the reason.
+    """
+
+    name: str
+    verdict: Verdict
+    bytes_by_version: dict[str, int]
+    corrupt: dict[str, str]
+
+
+def status_of(pipeline: Pipeline, catalog: DataCatalog, memory: FileMemory) -> list[ArtifactStatus]:
+    """The status of all that a pipeline makes and keeps, in its order.
+
+    What depends on something that is not fresh is not fresh either, though a run may find that it can be kept: where
+    what it depends on is made again and comes out the same.
+    """
+    gather = EvidenceOf(pipeline, catalog, memory)
+    verdicts: dict[str, Verdict] = {}
+    for node in pipeline.nodes:
+        if not any(is_kept(name, catalog) for name in node.outputs):
+            continue
+        own, read = judge_node(node, catalog, gather), gather.of(node).contents
+        follows = [f"input {name} is {verdicts[name].state}" for name in read if _is_not_fresh(verdicts.get(name))]
+        verdicts |= {name: _following(verdict, follows) for name, verdict in own.items()}
+    statuses = [_status(name, verdict, catalog, memory) for name, verdict in verdicts.items()]
+    memory.keep()
+    return statuses
+
+
+def _is_not_fresh(verdict: Verdict | None) -> bool:
+    return verdict is not None and verdict.state is not State.FRESH
+
+
+def _following(verdict: Verdict, follows: Sequence[str]) -> Verdict:
+    if not follows or verdict.state not in (State.FRESH, State.STALE):
+        return verdict
+    return replace(verdict, state=State.STALE, reasons=(*verdict.reasons, *follows))
+
+
+def _status(name: str, verdict: Verdict, catalog: DataCatalog, memory: FileMemory) -> ArtifactStatus:
+    dataset = catalog.get(name)
+    versions = dataset.versions() if isinstance(dataset, AtomicVersions) else []
+    sizes = {version: bytes_below(dataset.folder / version) for version in versions}
+    faults = {version: _fault(dataset, version, memory) for version in versions if version != verdict.version}
+    return ArtifactStatus(name, verdict, sizes, {version: fault for version, fault in faults.items() if fault})
+
+
+def bytes_below(folder: os.PathLike[str]) -> int:
+    """The size of all files in a folder, in bytes."""
+    with os.scandir(folder) as entries:
+        return sum(
+            bytes_below(entry.path)
+            if entry.is_dir(follow_symlinks=False)
+            else entry.stat(follow_symlinks=False).st_size
+            for entry in entries
+        )
+
+
+def _fault(dataset: AtomicVersions, version: str, memory: FileMemory) -> str:
+    """What is wrong with a version; nothing where it cannot be told, since it was made before there were hashes."""
+    place = dataset.folder / version / dataset.folder.name
+    try:
+        told = json.loads(memory.of("record-1", place.with_name("provenance.json"), _content_in_record))
+        wrong = told["content"] is not None and content_of(place, memory.sha256) != told["content"]
+        return told["fault"] or ("its content is not what was saved" if wrong else "")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"it cannot be read ({error})"
+
+
+def _content_in_record(path: Path) -> str:
+    try:
+        return json.dumps({"content": (read_record(path) or {}).get("content"), "fault": ""})
+    except BrokenRecordError as error:
+        return json.dumps({"content": None, "fault": str(error)})
+
+
+def lines_of(statuses: Sequence[ArtifactStatus]) -> Iterator[str]:
+    """Statuses as text: a line for each, reasons below it, sums at the end."""
+    width = max((len(status.name) for status in statuses), default=0)
+    for status in statuses:
+        count, size = len(status.bytes_by_version), sum(status.bytes_by_version.values())
+        kept = f"{count} version{'s' * (count != 1)}, {said_bytes(size)}" if count else ""
+        yield f"{status.name:<{width}}  {status.verdict.state:<7}  {status.verdict.version or '':<24}  {kept}".rstrip()
+        yield from (f"    {reason}" for reason in status.verdict.reasons)
+        yield from (f"    version {version} is corrupt: {fault}" for version, fault in status.corrupt.items())
+    states = Counter(status.verdict.state for status in statuses)
+    total = sum(sum(status.bytes_by_version.values()) for status in statuses)
+    versions = sum(len(status.bytes_by_version) for status in statuses)
+    counted = ", ".join(f"{states[state]} {state}" for state in State if states[state])
+    yield f"{counted}; {versions} versions, {said_bytes(total)}"
+
+
+def said_bytes(count: int) -> str:
+    """A number of bytes, in the unit that suits it."""
+    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.0f} bytes" if units[0] == "bytes" else f"{size:.1f} {units[0]}"
+
+
+@click.command()
+@click.option("--env", default=None, help="The Kedro environment whose artifacts are looked at.")
+@click.option("--pipelines", default="__default__", help="Whose artifacts, by name and comma.", show_default=True)
+@click.option("--params", default="", help="Parameters as for `kedro run`: what would be stale with them.")
+@click.option("--verify", is_flag=True, help="Read all files, whatever their sizes and times tell.")
+def status(env: str | None, pipelines: str, params: str, verify: bool) -> None:
+    """Tell of each artifact whether it is as a run would make it now, and what it takes on the disk."""
+    from fisao_pipeline.commands.project import open_project  # noqa: PLC0415 - slow to import
+
+    project = open_project(env, params)
+    chosen = project.pipeline([name.strip() for name in pipelines.split(",")])
+    for line in lines_of(status_of(chosen, project.catalog, FileMemory(project.data, recheck=verify))):
+        click.echo(line)

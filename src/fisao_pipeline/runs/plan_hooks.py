@@ -1,0 +1,50 @@
+"""Puts into the catalog what a plan is about, before it runs: nodes are given data, not the catalog they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kedro.framework.hooks import hook_impl
+from kedro.io import DataCatalog, DatasetError, MemoryDataset
+from kedro.pipeline import Pipeline
+
+from fisao_pipeline.datasets.image_folder import ImageFolderDataset
+from fisao_pipeline.planning.subject import PLAN_SUBJECT, PlanSubject
+from fisao_pipeline.runs.preflight import missing_inputs, registered_pipelines, warn_of_unpinned
+
+
+class PlanHooks:
+    """Looks at the catalog for `plan`, since nodes are given data and not the catalog that says where they are."""
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Put the subject into the catalog, for a pipeline that asks for it."""
+        if PLAN_SUBJECT in pipeline.inputs():
+            catalog[PLAN_SUBJECT] = MemoryDataset(subject_of(run_params, catalog), copy_mode="assign")
+
+
+def subject_of(run_params: Mapping[str, Any], catalog: DataCatalog) -> PlanSubject:
+    """Models, prompts and what is missing for all five stages."""
+    registered = registered_pipelines()
+    models = {name: catalog.get(name).source for name in ("policy_backbone", "verifier")}
+    faults = missing_inputs(run_params, registered["__default__"], catalog, registered)
+    warn_of_unpinned(models, catalog, run_params.get("env"))
+    return PlanSubject(models, _prompt_counts(catalog), tuple(faults))
+
+
+def _prompt_counts(catalog: DataCatalog) -> dict[str, int]:
+    try:
+        return {str(split): int(count) for split, count in catalog.load("prompts")["split"].value_counts().items()}
+    except DatasetError:
+        pass
+    folder, parameters = catalog.get("image_folder"), catalog.get("params:image_ingestion")
+    if not isinstance(folder, ImageFolderDataset) or parameters is None:
+        return {}
+    try:
+        images = len(folder.load().files())
+    except DatasetError:
+        return {}
+    block = parameters.load()
+    fractions = block["split_fractions"] if isinstance(block, Mapping) else block.split_fractions
+    return {split: round(images * share) for split, share in fractions.items()}

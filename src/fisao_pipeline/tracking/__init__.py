@@ -1,0 +1,1 @@
+"""MLflow: runs recorded in the data folder and copied to a server."""
