@@ -84,7 +84,8 @@ def test_annotation_sees_a_picture_and_a_text_once(world):
         mentions, _ = annotate(responses)
     assert done["pictures scored"] == mentions["image_id"].nunique() == len(world.images)
     assert done["texts embedded"] == mentions["category"].nunique()
-    assert (done["verifier's vision passes"], done["text passes"]) == (1, 1)
+    assert done["verifier's vision passes"] == 1
+    assert done["text passes"] == done["texts embedded"], "alone, so that a text's bits do not hang on the others"
     with counted(verifier=verifier) as again:
         annotate(responses)
     assert not again["pictures scored"] and not again["texts embedded"]

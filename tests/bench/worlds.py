@@ -15,7 +15,8 @@ from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from fisao_pipeline.method.object_spans import ObjectVocabulary
-from fisao_pipeline.models.policy import Policy, decode_with_offsets
+from fisao_pipeline.models.offsets import decode_with_offsets
+from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import PromptEncoder
 from fisao_pipeline.models.verifier import DualEncoderVerifier
 from fisao_pipeline.params.policy_training import PolicyTrainingParams

@@ -1,20 +1,16 @@
 """The policy scores what it is given, adapter on or off, and nothing around a row changes the row."""
 
 import json
-from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file
 from tests.pocket_models import LORA, favour, stir
 from transformers import LlavaForConditionalGeneration
 
 from fisao_pipeline.datasets.adapter_folder import AdapterArtifact, AdapterFolderDataset
-from fisao_pipeline.method.object_spans import ObjectVocabulary, find_mentions, mention_token_spans
-from fisao_pipeline.models.policy import Policy, check_adapter_fits, decode_with_offsets
+from fisao_pipeline.models.policy import Policy, check_adapter_fits
 from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.params.lora import LoraParams
 
@@ -264,88 +260,8 @@ def test_only_adapter_and_value_head_train(world):
     assert len(policy.trainable_parameters()) == 2 * 3 + 2
 
 
-# --- texts and offsets ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tokenizer(policy):
-    return policy.tokenizer
-
-
-def ids_of(tokenizer, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "There is a dog on a street.",
-        "a café, a piñata and a Fahrrad für zwei",
-        "two 🐕🐕 and a 🚲.",
-        "",
-        " leading and  double blanks ",
-        "line\nbreak\tand tab",
-        "中文",
-    ],
-)
-def test_offsets_cut_the_text_into_its_tokens(tokenizer, text):
-    ids = ids_of(tokenizer, text)
-    decoded, spans = decode_with_offsets(tokenizer, ids)
-    assert decoded == tokenizer.decode(ids, skip_special_tokens=True)
-    assert "".join(decoded[start:end] for start, end in spans) == decoded
-    for token, (start, end) in zip(tokenizer.convert_ids_to_tokens(ids), spans, strict=True):
-        if not token.startswith("<0x"):
-            assert decoded[start:end].strip() == token.replace("▁", " ").strip()
-
-
-def test_a_character_of_several_bytes_belongs_to_the_last_of_them(tokenizer):
-    ids = ids_of(tokenizer, "a é 🙂")
-    text, spans = decode_with_offsets(tokenizer, ids)
-    found = {text[start:end] for start, end in spans}
-    assert {"é", "🙂"} <= {piece.strip() for piece in found}
-    by_bytes = [span for token, span in zip(tokenizer.convert_ids_to_tokens(ids), spans, strict=True) if "<0x" in token]
-    widths = [end - start for start, end in by_bytes]
-    assert widths == [0, 1, 0, 0, 0, 1]
-
-
-def test_special_tokens_have_no_width(tokenizer):
-    ids = ids_of(tokenizer, "a dog")
-    dressed = [tokenizer.bos_token_id, *ids, tokenizer.pad_token_id, tokenizer.eos_token_id]
-    text, spans = decode_with_offsets(tokenizer, dressed)
-    assert text == "a dog"
-    assert [spans[i] for i in (0, -2, -1)] == [(0, 0), (5, 5), (5, 5)]
-    assert spans[1:-2] == decode_with_offsets(tokenizer, ids)[1]
-
-
-def test_a_tokenisation_that_the_tokenizer_would_not_choose(tokenizer):
-    """The policy may spell a word letter by letter; the spans are of the tokens it took."""
-    letters = tokenizer.convert_tokens_to_ids(list("dog"))
-    assert ids_of(tokenizer, "dog") != letters
-    text, spans = decode_with_offsets(tokenizer, letters)
-    assert text == "dog"
-    assert spans == [(0, 1), (1, 2), (2, 3)]
-
-
-def test_an_unfinished_character_at_the_end(tokenizer):
-    ids = [*ids_of(tokenizer, "dog"), tokenizer.convert_tokens_to_ids("<0xF0>")]
-    text, spans = decode_with_offsets(tokenizer, ids)
-    assert text == "dog\ufffd"
-    assert spans[-1] == (3, 3)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 470), max_size=25))
-def test_any_sampled_tokens_have_ordered_spans_that_cover_every_mention(tokenizer, ids):
-    text, spans = decode_with_offsets(tokenizer, ids)
-    assert len(spans) == len(ids)
-    assert all(0 <= start <= end <= len(text) for start, end in spans)
-    assert all(a[1] == b[0] for a, b in pairwise(spans))
-    mentions = find_mentions(text, ObjectVocabulary.load("coco"))
-    assert len(mention_token_spans(spans, mentions)) == len(mentions)
-
-
-def test_decode_leaves_out_what_the_mask_leaves_out(policy, tokenizer):
-    ids = ids_of(tokenizer, "a dog and a cat")
+def test_decode_leaves_out_what_the_mask_leaves_out(policy):
+    ids = policy.tokenizer("a dog and a cat", add_special_tokens=False)["input_ids"]
     row = torch.tensor([[*ids, 300, 301]])
     mask = torch.tensor([[True] * len(ids) + [False] * 2])
     texts, spans = policy.decode(row, mask)

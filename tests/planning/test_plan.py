@@ -177,8 +177,8 @@ def test_activations_are_close_to_what_autograd_keeps(world, targets, dtype):
     assert logprobs.requires_grad
     lengths = Lengths(batch.input_ids.shape[1], new, k)
     packed = pack_completions(batch.input_ids, batch.attention_mask, ids, mask, [n // k for n in range(2 * k)])
-    assert packed.input_ids.shape[1] == lengths.packed
     shape = policy_shape(source, lora)
+    assert (2, packed.input_ids.shape[1]) == lengths.scored(2 * k, shape)
     planned = memory.activation_bytes(shape, lengths, 2 * k, checkpointing=False)
     # The chunk of logits is made again in the backward pass and not among what is kept.
     planned -= 2 * k * new * shape.vocabulary * (shape.dtype_bytes + 12)

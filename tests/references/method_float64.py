@@ -151,8 +151,27 @@ def group_baseline(returns: Table, group_size: int) -> list[list[float]]:
     return table
 
 
+def importance(old_logprobs: Table, sampler_logprobs: Table, mask: Mask, cap: float) -> tuple[Table, dict[str, float]]:
+    """Quotients of probabilities, cut at the cap; and their mean, the share that was cut, and the sampler's KL."""
+    pairs = list(zip(counted(old_logprobs, mask), counted(sampler_logprobs, mask), strict=True))
+    quotients = [math.exp(old) / math.exp(drawn) for old, drawn in pairs]
+    left = iter(min(quotient, cap) for quotient in quotients)
+    weights = [[next(left) if counts else 0.0 for counts in row] for row in mask]
+    n = len(quotients)
+    return weights, {
+        "importance_mean": math.fsum(min(quotient, cap) for quotient in quotients) / n,
+        "importance_truncated": sum(quotient > cap for quotient in quotients) / n,
+        "sampler_kl": math.fsum(quotient - 1 - math.log(quotient) for quotient in quotients) / n,
+    }
+
+
 def policy_loss(
-    logprobs: Table, old_logprobs: Table, advantages: Table, mask: Mask, clip_range: float
+    logprobs: Table,
+    old_logprobs: Table,
+    advantages: Table,
+    mask: Mask,
+    clip_range: float,
+    weights: Table | None = None,
 ) -> dict[str, float]:
     """Case by case: flat where the ratio has left the range in the direction that the advantage pays for."""
     surrogate, ratios, outside, divergence = [], [], [], []
@@ -169,6 +188,8 @@ def policy_loss(
         outside.append(1.0 if ratio > 1 + clip_range or ratio < 1 - clip_range else 0.0)
         divergence.append(ratio - 1 - math.log(ratio))
     n = len(ratios)
+    if weights is not None:
+        surrogate = [weight * gain for weight, gain in zip(counted(weights, mask), surrogate, strict=True)]
     return {
         "loss": -math.fsum(surrogate) / n,
         "ratio_mean": math.fsum(ratios) / n,

@@ -12,7 +12,7 @@ import torch
 
 from fisao_pipeline.method.calibration import Baseline, CalibrationError, ClassScores, overlap_of_normals
 from fisao_pipeline.method.object_spans import ObjectVocabulary
-from fisao_pipeline.models.policy import decode_with_offsets
+from fisao_pipeline.models.offsets import decode_with_offsets
 from fisao_pipeline.params.reward_annotation import ContrastParams, FixedBaseline, RewardAnnotationParams
 from fisao_pipeline.training.annotation import annotate
 from fisao_pipeline.training.baseline import VerifierBaseline, calibrate

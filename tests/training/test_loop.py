@@ -6,16 +6,19 @@ import math
 import pandas as pd
 import pytest
 import torch
+from tests import fake_vllm
 from tests.pocket_models import LORA, PocketWorld, favour
 
 from fisao_pipeline.method.object_spans import ObjectVocabulary
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.source import ModelSource, identity
+from fisao_pipeline.models.vllm_engine import VllmEngine
 from fisao_pipeline.params.policy_training import OptimiserParams, PolicyTrainingParams
 from fisao_pipeline.params.response_sampling import ResponseSamplingParams
+from fisao_pipeline.training import sampling as sampling_module
 from fisao_pipeline.training.loop import PolicyTrainer, probe_numbers
 from fisao_pipeline.training.run import TrainingInputs, train_adapter
-from fisao_pipeline.training.sampling import round_prompts, sample_responses
+from fisao_pipeline.training.sampling import round_prompts, sample_responses, start_engine
 from fisao_pipeline.training.tables import GroundTruth, label_mentions, mention_table
 
 VOCABULARY = ObjectVocabulary.load("coco")
@@ -555,3 +558,47 @@ def test_a_trainer_that_cannot_learn_is_refused_before_a_model_is_loaded(world):
             world.open_image,
             lambda metrics, step: None,
         )
+
+
+# --- another engine draws ------------------------------------------------------------------------------------------
+
+
+class EvenTokens(ToyAnnotator):
+    """Pays every even token."""
+
+    def __call__(self, responses):
+        rewards = [[float(token % 2 == 0) for token in row] for row in responses["token_ids"]]
+        table = pd.DataFrame({"response_id": responses["response_id"], "token_rewards": rewards})
+        return label_mentions(mention_table(responses, VOCABULARY), self.truth), table
+
+
+def test_it_learns_from_what_another_engine_draws(world, monkeypatch):
+    """One whose logits are 3% off, as other kernels in half precision may be."""
+    fake_vllm.install(monkeypatch, off=1.03)
+    policy, annotator = world.policy(), EvenTokens(world)
+    policy.engine = VllmEngine(world.policy_source, 0.4, LORA.rank, None)
+    sampling = SAMPLING.model_copy(update={"prompts_per_round": 6, "max_new_tokens": 5})
+    params = settings(rounds=3, keep="last", logprob_tolerance=1.0)
+    common = (annotator, world.prompts, sampling, params, NO_TRUTH, lambda metrics, step: None)
+    trainer = PolicyTrainer(policy, *common)
+    chosen = round_prompts(trainer.training_prompts, 0, 6, sampling.seed)
+    first = sample_responses(policy, chosen, world.open_image, Decoding(1.0, 5), 4, 24, seed=0)
+    result = trainer.train(first, annotator(first)[1])
+    history = result.history.iloc[1:]
+    assert (history["sampler_kl"] > 0).all() and (history["logprob_gap"] > 1e-3).all()
+    assert history["importance_mean"].between(0.9, 1.1).all()
+    assert history["importance_truncated"].max() < 0.05
+    assert history["token_reward"].iloc[-1] > history["token_reward"].iloc[0]
+    assert len(policy.engine._llm.adapters_read) == 4, "the untrained one, then one a round"
+
+
+def test_an_engine_is_started_where_the_parameters_name_one(world, monkeypatch):
+    policy = world.policy()
+    start_engine(policy, world.policy_source, SAMPLING)
+    assert policy.engine is None
+    with pytest.raises(ValueError, match=r"needs a CUDA device.*in_process"):
+        start_engine(policy, world.policy_source, SAMPLING.model_copy(update={"sampler": "vllm"}), LORA.rank)
+    fake_vllm.install(monkeypatch)
+    monkeypatch.setattr(sampling_module, "check_engine", lambda *given: None)
+    start_engine(policy, world.policy_source, SAMPLING.model_copy(update={"sampler": "vllm"}), LORA.rank)
+    assert policy.engine._llm.enable_lora

@@ -1,6 +1,7 @@
 """One PPO round: where it starts, what a step is, and what must never move."""
 
 import logging
+import math
 from dataclasses import replace
 
 import pandas as pd
@@ -418,3 +419,32 @@ def test_equal_rewards_are_reported(world, policy, caplog):
     equal[:, 0] = 0.5
     ppo_module.report_equal_rewards(RoundData(3, 0, pd.DataFrame(), replace(rollouts, token_rewards=equal)))
     assert "policy_training: all 8 responses of round 3 earn the same reward (0.5)" in caplog.text
+
+
+# --- rollouts of another engine ------------------------------------------------------------------------------------
+
+
+def test_tokens_of_another_engine_weigh_by_how_much_likelier_they_are_to_the_policy(world, policy):
+    """Each 1.5 times as likely: the gradient is 1.5 times as large, with a cap of 1.2 so many times."""
+    drawn = roll_out(world, policy)
+    shift = torch.where(drawn.completion_mask, math.log(1.5), 0.0)
+    foreign = replace(drawn, sampled_logprobs=scored_by(world, policy, drawn).old_logprobs - shift)
+    own = PARAMS.model_copy(update={"epochs": 1, "learning_rate": 1e-9, "logprob_tolerance": 1.0})
+    norm = one_round(world, policy, scored_by(world, policy, foreign, own), own)["grad_norm"]
+    policy.engine = object()
+    for cap, weight in ((2.0, 1.5), (1.2, 1.2)):
+        capped = own.model_copy(update={"importance_cap": cap})
+        scored = scored_by(world, policy, foreign, capped)
+        assert one_round(world, policy, scored, capped)["grad_norm"] == pytest.approx(weight * norm, rel=1e-4)
+        numbers = rollout_numbers(scored)
+        assert numbers["importance_mean"] == pytest.approx(weight, rel=1e-4)
+        assert numbers["importance_truncated"] == float(cap < 1.5)
+        assert numbers["sampler_kl"] == pytest.approx(1.5 - 1 - math.log(1.5), rel=1e-3)
+
+
+def test_the_policys_own_rollouts_are_not_weighed(world, policy):
+    """Not even by the rounding of the sampler: exactly as before."""
+    drawn = roll_out(world, policy)
+    scored = scored_by(world, policy, drawn)
+    assert scored.importance_cap is None
+    assert not {"importance_mean", "sampler_kl"} & set(rollout_numbers(scored))

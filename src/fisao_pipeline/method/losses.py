@@ -28,13 +28,15 @@ def clipped_policy_loss(
     advantages: Float[Tensor, "b t"],
     completion_mask: Bool[Tensor, "b t"],
     clip_range: float,
+    weights: Float[Tensor, "b t"] | None = None,
 ) -> PolicyLoss:
     """PPO's clipped surrogate, a mean over the tokens of the batch.
 
     ratio_t = exp(log π(y_t) − log π_old(y_t))
-    loss    = − mean_t min(ratio_t · A_t, clip(ratio_t, 1 − ε, 1 + ε) · A_t)
+    loss    = − mean_t w_t · min(ratio_t · A_t, clip(ratio_t, 1 − ε, 1 + ε) · A_t)
 
     ``approx_kl`` estimates KL(π_old ‖ π) by k3; ``clip_fraction`` is the share of tokens whose ratio left the range.
+    w are constant ``weights``, those of ``method.importance`` where another engine drew the tokens; None is 1.
 
     Raises:
         ValueError: If shapes differ, the range is not positive, or no token counts.
@@ -47,6 +49,7 @@ def clipped_policy_loss(
         old_logprobs=old_logprobs,
         advantages=advantages,
         completion_mask=completion_mask,
+        **({} if weights is None else {"weights": weights}),
     )
     if clip_range <= 0:
         raise ValueError(f"clipped_policy_loss: clip_range must be positive, got {clip_range}")
@@ -54,6 +57,8 @@ def clipped_policy_loss(
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     objective = torch.minimum(ratio * advantages, clipped * advantages)
+    if weights is not None:
+        objective = weights * objective
     outside = ((ratio - 1).abs() > clip_range).float()
     with torch.no_grad():
         approx_kl = masked_mean(torch.expm1(log_ratio) - log_ratio, completion_mask)

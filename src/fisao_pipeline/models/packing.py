@@ -1,4 +1,8 @@
-"""Several completions of one prompt behind a single copy of it: the prompt, most of the sequence, is computed once."""
+"""Several completions of one prompt behind a single copy of it: the prompt, most of the sequence, is computed once.
+
+Attention costs the square of the sequence, though, over completions that may not see one another. So many or long ones
+share out over several copies of the prompt, as many as cost least.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,54 @@ class Packed:
     position_ids: Int[Tensor, "n s"]
     attention_mask: Bool[Tensor, "n 1 s s"]
     predictor: Int[Tensor, "b t"]
+
+
+def pack_count(prompt: int, groups: Sequence[Sequence[float]], linear_tokens: float) -> int:
+    """Into how many packs, each with a copy of the prompt, the completions of a prompt are best shared out.
+
+    A sequence of s tokens costs s · (c + s), in units of one pair of tokens in attention: c of them are what the linear
+    layers do for a token. With P tokens of prompt and T of each completion that is least at about m completions a pack:
+
+        m² = (P / T)² (1 + c / P)
+
+    Args:
+        prompt: P, tokens of the longest prompt.
+        groups: Lengths of the completions of each prompt.
+        linear_tokens: c; infinite where it is not known, which gives one pack.
+
+    Returns:
+        At most as many as the largest group has completions; the least that cost least.
+    """
+
+    def cost(packs: int) -> float:
+        parts = [min(packs, len(group)) for group in groups]
+        means = [sum(group) / len(group) for group in groups]
+        fullest = [-(-len(group) // part) * mean for group, part, mean in zip(groups, parts, means, strict=True)]
+        longest = max(*fullest, *map(max, groups))
+        return sum(parts) * (prompt + longest) * (linear_tokens + prompt + longest)
+
+    return min(range(1, max(map(len, groups)) + 1), key=cost)
+
+
+def share_out(prompt_of_row: Sequence[int], lengths: Sequence[int], packs: int) -> tuple[list[int], list[int]]:
+    """Deal the completions of each prompt to so many packs, the longest first, each to the shortest pack so far.
+
+    Returns:
+        The prompt of each pack, packs of a prompt adjacent, and the pack of each completion.
+    """
+    rows_of: dict[int, list[int]] = {}
+    for row, prompt in enumerate(prompt_of_row):
+        rows_of.setdefault(prompt, []).append(row)
+    prompts: list[int] = []
+    pack_of_row = [0] * len(prompt_of_row)
+    for prompt, rows in sorted(rows_of.items()):
+        filled = [0] * min(packs, len(rows))
+        for row in sorted(rows, key=lambda row: -lengths[row]):
+            pack = filled.index(min(filled))
+            filled[pack] += lengths[row]
+            pack_of_row[row] = len(prompts) + pack
+        prompts += [prompt] * len(filled)
+    return prompts, pack_of_row
 
 
 def pack_completions(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,18 +25,25 @@ from fisao_pipeline.method.logprobs import projected_token_logprobs
 from fisao_pipeline.models.beam_search import search_completions
 from fisao_pipeline.models.decoding import Completions, Decoding, draw_completions
 from fisao_pipeline.models.loading import load_pretrained
-from fisao_pipeline.models.lora import attach_lora
-from fisao_pipeline.models.packing import pack_completions
-from fisao_pipeline.models.prompts import PromptBatch, PromptEncoder
+from fisao_pipeline.models.lora import attach_lora, language_tower_name
+from fisao_pipeline.models.offsets import decode_with_offsets
+from fisao_pipeline.models.packing import pack_completions, pack_count, share_out
+from fisao_pipeline.models.prompts import ImageOpener, PromptBatch, PromptEncoder
 from fisao_pipeline.models.source import BASE_MODEL_FILE, ModelSource, identity, is_folder, loaded_identity
 from fisao_pipeline.models.value_head import ValueHead
 from fisao_pipeline.params.lora import LoraParams
+
+if TYPE_CHECKING:
+    from fisao_pipeline.models.vllm_engine import VllmEngine
 
 
 class Policy:
     """One vision-language model, optionally with a LoRA adapter on its language tower.
 
     The reference policy is this very model with the adapter switched off: no second copy of the weights.
+
+    Attributes:
+        engine: Draws completions in the policy's stead; None where it samples itself.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, processor: ProcessorMixin):
@@ -43,6 +53,7 @@ class Policy:
         self.encode = PromptEncoder(self.backbone, processor)
         self.kind = self.encode.kind
         self.value_head: ValueHead | None = None
+        self.engine: VllmEngine | None = None
         # `models.source.loaded_identity` of the backbone, where it is known.
         self.identity: str | None = None
 
@@ -107,6 +118,14 @@ class Policy:
         head = self.value_head.state_dict() if self.value_head is not None else {}
         return state | {f"value_head.{name}": tensor for name, tensor in head.items()}
 
+    def trainable_digest(self) -> str:
+        """Tells these weights from all others that training may come to."""
+        content = hashlib.sha256()
+        for name, tensor in sorted(self.trainable_state().items()):
+            content.update(name.encode())
+            content.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return content.hexdigest()[:16]
+
     @torch.no_grad()
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
         """Give the weights that training moves the values that ``trainable_state`` gave.
@@ -125,6 +144,41 @@ class Policy:
         """Give the policy a value function that starts at zero, with a hidden layer of ``width`` or linear."""
         hidden = self.backbone.config.get_text_config().hidden_size
         self.value_head = ValueHead(hidden, width).to(self.device)
+
+    @property
+    def samples_itself(self) -> bool:
+        """Whether logprobs of drawn completions are those of ``score``, but for rounding."""
+        return self.engine is None
+
+    def sample_prompts(
+        self,
+        prompts: Sequence[str],
+        image_ids: Sequence[str],
+        open_image: ImageOpener,
+        decoding: Decoding,
+        completions_per_prompt: int,
+        seed: int,
+        reference: bool = False,
+    ) -> Completions:
+        """Draw completions of prompts about images, those of a prompt adjacent, by the engine or in this process.
+
+        Args:
+            prompts: Texts without image token.
+            image_ids: One an image.
+            open_image: Gives the RGB image of an id.
+            decoding: Temperature and longest completion.
+            completions_per_prompt: K.
+            seed: Of all draws; sets torch's global random state where the policy samples itself.
+            reference: Whether to sample from the reference policy.
+
+        Raises:
+            ValueError: As ``sample``, or what the engine cannot do.
+        """
+        asked = (prompts, image_ids, open_image)
+        if self.engine is not None:
+            return self.engine.sample(self, *asked, decoding, completions_per_prompt, seed, reference)
+        torch.manual_seed(seed)
+        return self.sample(self.encode(*asked), decoding, completions_per_prompt, reference)
 
     @torch.no_grad()
     def sample(
@@ -192,6 +246,7 @@ class Policy:
         if prompt_of_row is not None and not self.shares_prompts:
             batch, prompt_of_row = batch.rows(prompt_of_row), None
         if prompt_of_row is not None:
+            batch, prompt_of_row = self._shared_out(batch, mask, prompt_of_row)
             # 0 is a token like any other, unless it stands for an image.
             fill_id = 0 if self.kind.image_token_id else self.kind.pad_id
             packed = pack_completions(batch.input_ids, batch.attention_mask, ids, mask, prompt_of_row, fill_id)
@@ -204,6 +259,34 @@ class Policy:
         rows, steps = torch.arange(len(ids), device=ids.device), torch.arange(ids.shape[1], device=ids.device)
         # The state at position p predicts the token at p + 1.
         return inputs, rows[:, None] * inputs["input_ids"].shape[1] + batch.input_ids.shape[1] - 1 + steps
+
+    def _shared_out(
+        self, batch: PromptBatch, mask: Tensor, prompt_of_row: Sequence[int]
+    ) -> tuple[PromptBatch, Sequence[int]]:
+        """The batch with each prompt as often as there are packs behind it, and the pack of each completion."""
+        lengths = mask.sum(dim=1).tolist()
+        groups: dict[int, list[int]] = {}
+        for prompt, length in zip(prompt_of_row, lengths, strict=True):
+            groups.setdefault(prompt, []).append(length)
+        count = pack_count(batch.input_ids.shape[1], list(groups.values()), self._linear_tokens)
+        if count == 1:
+            return batch, prompt_of_row
+        prompts, packs = share_out(prompt_of_row, lengths, count)
+        return batch.rows(prompts), packs
+
+    @cached_property
+    def _linear_tokens(self) -> float:
+        """What the language tower's linear layers do for a token, in pairs of tokens in its attention."""
+        config = self.backbone.config.get_text_config()
+        tower = self.backbone.get_submodule(language_tower_name(self.backbone))
+        linear = {
+            name: m for name, m in tower.named_modules() if isinstance(m, torch.nn.Linear) and "lora_" not in name
+        }
+        width = config.num_attention_heads * (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
+        weights = sum(module.in_features * module.out_features for module in linear.values())
+        return weights / (2 * config.num_hidden_layers * width)
 
     def decode(self, ids: Tensor, mask: Tensor) -> tuple[list[str], list[list[tuple[int, int]]]]:
         """Texts of completions and, per token, its character span in that text (end exclusive)."""
@@ -233,29 +316,6 @@ class Policy:
         if off and isinstance(self.model, PeftModel):
             return self.model.disable_adapter()
         return nullcontext()
-
-
-def decode_with_offsets(tokenizer, token_ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
-    """Text of sampled tokens and each token's character span in it.
-
-    Found by decoding growing prefixes, because the policy may sample a token sequence that its tokenizer would not have
-    produced for the same text; special tokens get empty spans. A character that several byte tokens spell belongs to
-    the last of them.
-    """
-    special = set(tokenizer.all_special_ids)
-    text = tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    spans: list[tuple[int, int]] = []
-    kept: list[int] = []
-    end = 0
-    for token_id in token_ids:
-        start = end
-        if token_id not in special:
-            kept.append(token_id)
-            prefix = tokenizer.decode(kept, clean_up_tokenization_spaces=False)
-            # An unfinished character decodes to a replacement character: it is not there yet.
-            end = max(start, len(prefix.rstrip("\ufffd")) if prefix.endswith("\ufffd") else len(prefix))
-        spans.append((start, min(end, len(text))))
-    return text, spans
 
 
 def check_adapter_fits(adapter: Path, model: PreTrainedModel, base: str | None = None) -> None:

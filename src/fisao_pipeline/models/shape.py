@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -80,6 +81,11 @@ class PolicyShape:
     def dtype_bytes(self) -> int:
         """Bytes of one weight, and of what is computed."""
         return BYTES[self.dtype]
+
+    @property
+    def linear_tokens(self) -> float:
+        """What the linear layers do for a token, in pairs of tokens in attention; see ``packing.pack_count``."""
+        return self.linear_parameters / (2 * self.layers * self.query_width) if self.linear_parameters else math.inf
 
 
 @dataclass(frozen=True)

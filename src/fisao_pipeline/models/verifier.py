@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from fisao_pipeline.method.verifier_scores import cosine_scores, max_cosine_scores
+from fisao_pipeline.models.embedded_texts import EmbeddedTexts, TensorStore, embedded_texts
 from fisao_pipeline.models.feeding import open_named, prefetched, reading_threads, to_device
 from fisao_pipeline.models.halving import HalvingSize
 from fisao_pipeline.models.loading import load_pretrained, read_config
@@ -50,8 +51,12 @@ class Verifier(Protocol):
         """S of each (image, text) pair, cosines in [-1, 1]."""
 
 
-def load_verifier(source: ModelSource) -> EmbeddingVerifier:
+def load_verifier(source: ModelSource, texts: TensorStore | None = None) -> EmbeddingVerifier:
     """Load the verifier that a model's configuration asks for; nothing is loaded before it is known to be one.
+
+    Args:
+        source: The model.
+        texts: Where the embeddings of texts are kept from process to process; None embeds them in each.
 
     Raises:
         ModelNotFoundError: If the source is not on this machine and may not be downloaded.
@@ -59,6 +64,15 @@ def load_verifier(source: ModelSource) -> EmbeddingVerifier:
             what can be used.
     """
     find_model(source.path_or_id, source.revision, source.allow_download)
+    verifier = _load(source)
+    if texts is not None:
+        model = verifier.model
+        revision = getattr(model.config, "_commit_hash", None)
+        verifier.memory = embedded_texts(texts, source, revision, model.device)
+    return verifier
+
+
+def _load(source: ModelSource) -> EmbeddingVerifier:
     config = read_config(source)
     if config.model_type == "blip-2":
         # Loaded as one, a captioning BLIP-2 would get random projections.
@@ -82,6 +96,9 @@ class EmbeddingVerifier(ABC):
 
     Embeddings are float32 and kept on the CPU, so that an image is embedded once whatever the number of its responses
     and a word once whatever the number of its mentions.
+
+    Attributes:
+        memory: Texts that earlier processes have embedded, and where this one keeps its own; None keeps none.
     """
 
     context_tokens: int
@@ -94,32 +111,38 @@ class EmbeddingVerifier(ABC):
         effect = "Scores are the same but for rounding."
         self.batch = HalvingSize(batch_size, "the verifier's batch", effect, "Load verifier in bfloat16.")
         self.threads = reading_threads(model.device)
+        self.memory: EmbeddedTexts | None = None
         self._images: dict[str, Tensor] = {}
         self._texts: dict[str, Tensor] = {}
-        self.truncated_texts = 0
+        self._cut: set[str] = set()
+        # What is in the memory and was not asked for yet; None before it was looked at.
+        self._kept: tuple[dict[str, Tensor], set[str]] | None = None
+
+    @property
+    def truncated_texts(self) -> int:
+        """How many different texts were longer than the context so far, and were cut."""
+        return len(self._cut)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The embeddings so far, in the order of ``values``.
+        """The images' embeddings so far, in the order of ``values``.
 
-        What is embedded later goes through the towers without these, and a batch of others would round otherwise: a
-        run that is to end in the same bits has to have them back.
+        What is embedded later goes through the tower without these, and a batch of others would round otherwise: a run
+        that is to end in the same bits has to have them back. A text has the same bits whenever it is embedded.
         """
-        known = {"images": self._images, "texts": self._texts}
-        return {name: torch.stack(list(of.values())) for name, of in known.items() if of}
+        return {"images": torch.stack(list(self._images.values()))} if self._images else {}
 
     def values(self) -> dict[str, Any]:
-        """Whose embeddings they are, and the count of cut texts."""
-        return {"images": list(self._images), "texts": list(self._texts), "truncated_texts": self.truncated_texts}
+        """Whose embeddings they are, and which texts were cut."""
+        return {"images": list(self._images), "cut_texts": sorted(self._cut)}
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Know what ``tensors`` and ``values`` gave, and nothing else."""
+        """Know the images that ``tensors`` and ``values`` gave, and no other."""
         self._images = dict(zip(values["images"], tensors.get("images", ()), strict=True))
-        self._texts = dict(zip(values["texts"], tensors.get("texts", ()), strict=True))
-        self.truncated_texts = values["truncated_texts"]
+        self._cut = set(values["cut_texts"])
 
     @property
     def batch_size(self) -> int:
-        """Images or texts embedded at once."""
+        """Images embedded at once."""
         return self.batch.size
 
     @batch_size.setter
@@ -166,19 +189,37 @@ class EmbeddingVerifier(ABC):
 
     @torch.no_grad()
     def embed_texts(self, texts: Iterable[str]) -> None:
-        """Embed the texts that were not embedded before, cut to the text tower's context; counts what was cut."""
-        tokenizer, limit, wanted = self.processor.tokenizer, self.context_tokens, list(texts)
+        """Embed the texts that were not embedded before, cut to the text tower's context; notes which were cut.
 
-        def embed(size: int) -> None:
-            for batch in self._batches(wanted, self._texts, size):
-                given = [text.lower() for text in batch] if self.lower_case else batch
-                encoded = tokenizer(given, padding=self.padding, truncation=True, max_length=limit, return_tensors="pt")
-                embedded = self._text_embeddings(encoded.to(self.model.device))
-                self._texts.update(zip(batch, embedded.float().cpu(), strict=True))
-                # After what may fail and be done again.
-                self.truncated_texts += sum(len(ids) > limit for ids in tokenizer(given, verbose=False)["input_ids"])
+        Each alone: in a batch, what a text rounds to would hang on the others and so on what was known already. It is
+        done once for each text, where there is a memory once and for all.
+        """
+        missing = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        if not missing:
+            return
+        if self._kept is None:
+            self._kept = self.memory.read(self._embed_text) if self.memory is not None else ({}, set())
+        kept, cut = self._kept
+        new = [text for text in missing if text not in kept]
+        self._texts |= {text: kept[text] for text in missing if text in kept}
+        self._cut |= cut.intersection(missing)
+        if new:
+            made = {text: self._embed_text(text) for text in new}
+            lengths = self.processor.tokenizer([self._given(text) for text in new], verbose=False)["input_ids"]
+            cut = {text for text, ids in zip(new, lengths, strict=True) if len(ids) > self.context_tokens}
+            self._texts |= made
+            self._cut |= cut
+            if self.memory is not None:
+                self.memory.add(made, cut)
 
-        self.batch.run(embed)
+    def _given(self, text: str) -> str:
+        return text.lower() if self.lower_case else text
+
+    @torch.no_grad()
+    def _embed_text(self, text: str) -> Float[Tensor, " d"]:
+        limits = {"truncation": True, "max_length": self.context_tokens}
+        encoded = self.processor.tokenizer([self._given(text)], padding=self.padding, return_tensors="pt", **limits)
+        return self._text_embeddings(encoded.to(self.model.device))[0].float().cpu()
 
     @staticmethod
     def _batches(keys: Iterable[str], known: dict[str, Tensor], size: int) -> Iterable[list[str]]:

@@ -55,6 +55,10 @@ class PPOParams(OptimiserParams):
     unlikely_cost: float = Field(ge=0, description="That fine, in reward units; 0 is none.")
     max_round_kl_nats: float | None = Field(gt=0, description="Ends a round early: KL per token to its own start.")
     logprob_tolerance: float = Field(gt=0, description="Nats that a cached logprob may differ from the recomputed one.")
+    # It came later; see BenchmarkEvaluationParams.
+    importance_cap: float = Field(
+        default=2.0, ge=1, description="Largest weight of a token that another engine drew; used with a sampler `vllm`."
+    )
 
 
 class DPOParams(OptimiserParams):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from fisao_pipeline.params.base import Seed, StageParams
@@ -20,4 +22,10 @@ class ResponseSamplingParams(StageParams):
     # It came later; see BenchmarkEvaluationParams.
     responses_per_shard: int = Field(
         default=256, ge=1, description="Responses kept on disk at a time; a run that is killed loses no more."
+    )
+    sampler: Literal["in_process", "vllm"] = Field(
+        default="in_process", description="What draws responses: the policy itself, or a vLLM engine beside it (CUDA)."
+    )
+    engine_memory: float = Field(
+        default=0.45, gt=0, lt=1, description="Share of the device's memory that the engine takes; used by `vllm` only."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fisao_pipeline.models.packing import pack_count
 from fisao_pipeline.models.quantization import NF4_BYTES
 from fisao_pipeline.models.shape import PolicyShape, VerifierShape
 
@@ -26,19 +27,19 @@ class Lengths:
     response: int
     group: int
 
-    @property
-    def packed(self) -> int:
-        """P + K T, the length of a prompt with all its responses behind it: `models.packing`."""
-        return self.prompt + self.group * self.response
+    def packs(self, shape: PolicyShape, share: float = 1.0) -> int:
+        """Sequences that a prompt's responses are scored in, C: see `models.packing.pack_count`; K without packing.
 
-    def scored(self, responses: int, packs: bool) -> tuple[int, int]:
-        """Sequences that score so many responses, and the tokens of each.
-
-        Where a prompt's responses share it, ⌈n / K⌉ of P + K T; else n of P + T.
+        ``share`` is the mean length of a response as a share of the longest.
         """
-        if packs:
-            return -(-responses // self.group), self.packed
-        return responses, self.prompt + self.response
+        if not shape.packs:
+            return self.group
+        return pack_count(self.prompt, [[share * self.response] * self.group], shape.linear_tokens)
+
+    def scored(self, responses: int, shape: PolicyShape) -> tuple[int, int]:
+        """Sequences that score so many responses, and the tokens of each: ⌈n / K⌉ · C of P + ⌈K / C⌉ T."""
+        packs = self.packs(shape)
+        return -(-responses // self.group) * packs, self.prompt + -(-self.group // packs) * self.response
 
 
 def weight_bytes(shape: PolicyShape | VerifierShape) -> int:
@@ -105,13 +106,13 @@ def activation_bytes(shape: PolicyShape, lengths: Lengths, responses: int, check
     in both: the mask n s² (1 + b), and one chunk of logits, min(drawn, 1024) · v · (b + 3 · 4): the logits,
     their float32, log-softmax and gradient.
     """
-    sequences, length = lengths.scored(responses, shape.packs)
+    sequences, length = lengths.scored(responses, shape)
     tokens = sequences * length
     b, kept = shape.dtype_bytes, layer_bytes_per_token(shape)
     stored = b * shape.hidden
     layers = shape.layers * stored + 2 * kept if checkpointing else shape.layers * kept
     mask = sequences * length**2 * (1 + b)
-    drawn = (sequences * lengths.group if shape.packs else sequences) * lengths.response
+    drawn = -(-responses // lengths.group) * lengths.group * lengths.response
     rows = min(drawn, CHUNK_TOKENS)
     return tokens * (layers + stored) + mask + rows * shape.vocabulary * (b + 3 * FLOAT32)
 

@@ -94,8 +94,8 @@ def phases(
     held_out = _available(evaluation.held_out_images, prompts.get("held_out"))
     asked = QUESTIONS_PER_IMAGE * min(evaluation.pope_images, held_out)
     rounds = training.rounds * per_round
-    # A prompt's responses are scored behind one copy of it, or each behind its own.
-    copies = 1 if shape.packs else k
+    # A prompt's responses are scored behind one or a few copies of it, or each behind its own.
+    copies = lengths.packs(shape, response_share)
     packed = lengths.prompt + k / copies * length
 
     asked_prompts = 0

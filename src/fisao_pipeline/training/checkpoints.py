@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 from collections import defaultdict
@@ -97,7 +96,7 @@ class Checkpoints:
 
     def round_shards(self, index: int, policy: Policy) -> Shards:
         """Where a round's rollouts are kept that this very policy samples; whole under the owner's name."""
-        return replace(self.shards, owner=f"{self.run}-{index:04d}-{_adapter_digest(policy)}")
+        return replace(self.shards, owner=f"{self.run}-{index:04d}-{policy.trainable_digest()}")
 
     def save(self, policy: Policy, others: Mapping[str, Stateful], state: TrainingState) -> None:
         """Keep a checkpoint in place of those before the last one."""
@@ -194,11 +193,3 @@ def set_random_states(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) 
     np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), *rest))
     version, words, gauss = values["python"]
     random.setstate((version, tuple(words), gauss))
-
-
-def _adapter_digest(policy: Policy) -> str:
-    content = hashlib.sha256()
-    for name, tensor in sorted(policy.trainable_state().items()):
-        content.update(name.encode())
-        content.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return content.hexdigest()[:16]

@@ -22,6 +22,7 @@ from fisao_pipeline.method.advantages import (
     penalised_rewards,
     returns_to_go,
 )
+from fisao_pipeline.method.importance import importance_numbers, truncated_importance_weights
 from fisao_pipeline.method.kl import adapted_kl_coef
 from fisao_pipeline.method.losses import clipped_policy_loss, clipped_value_loss, kl_loss
 from fisao_pipeline.models.halving import HalvingSize
@@ -56,6 +57,9 @@ class ScoredRollouts:
 
     β of the round is in one of two places, the other is 0: ``reward_kl_coef``, already in advantages and returns, or
     ``loss_kl_coef``, still to come as a loss.
+
+    ``importance_cap`` is None where the policy itself drew the rollouts; else the policy loss weighs each token by
+    ``method.importance``, capped at it.
     """
 
     rollouts: RolloutBatch
@@ -66,6 +70,7 @@ class ScoredRollouts:
     returns: Float[Tensor, "b t"]
     reward_kl_coef: float
     loss_kl_coef: float
+    importance_cap: float | None = None
 
 
 @torch.no_grad()
@@ -89,12 +94,14 @@ def score_rollouts(
     """
     micro = micro or micro_batch(params, "ppo")
     scores = recomputed_logprobs(policy, rollouts, open_image, temperature, micro)
-    return with_advantages(rollouts, scores, params, kl_coef)
+    return with_advantages(rollouts, scores, params, kl_coef, policy.samples_itself)
 
 
 @torch.no_grad()
-def with_advantages(rollouts: RolloutBatch, scores: Scores, params: PPOParams, kl_coef: float) -> ScoredRollouts:
-    """As ``score_rollouts``, from what was scored before."""
+def with_advantages(
+    rollouts: RolloutBatch, scores: Scores, params: PPOParams, kl_coef: float, samples_itself: bool = True
+) -> ScoredRollouts:
+    """As ``score_rollouts``, from what was scored before; ``samples_itself`` unless another engine drew them."""
     old, ref, values = scores
     mask = rollouts.completion_mask
     check_sampler(rollouts, old, params.logprob_tolerance)
@@ -110,7 +117,8 @@ def with_advantages(rollouts: RolloutBatch, scores: Scores, params: PPOParams, k
         advantages = torch.where(mask, returns - baseline, 0.0)
     if params.normalise_advantages:
         advantages = normalise_advantages(advantages, mask)
-    return ScoredRollouts(rollouts, old, ref, values, advantages, returns, reward_kl, loss_kl)
+    cap = None if samples_itself else params.importance_cap
+    return ScoredRollouts(rollouts, old, ref, values, advantages, returns, reward_kl, loss_kl, cap)
 
 
 def ppo_round(
@@ -214,7 +222,10 @@ def _micro_batch_loss(
         x[rows][:, :width]
         for x in (scored.old_logprobs, scored.ref_logprobs, scored.advantages, scored.returns, scored.old_values)
     )
-    policy_loss = clipped_policy_loss(logprobs, old, advantages, mask, params.clip_range)
+    weights = None
+    if scored.importance_cap is not None:
+        weights = truncated_importance_weights(old, part.sampled_logprobs, mask, scored.importance_cap)
+    policy_loss = clipped_policy_loss(logprobs, old, advantages, mask, params.clip_range, weights)
     kl_term = kl_loss(logprobs, ref, mask, scored.loss_kl_coef)
     loss, value_loss = policy_loss.loss + kl_term, 0.0
     if policy.value_head is not None:
@@ -234,9 +245,14 @@ def _micro_batch_loss(
 def rollout_numbers(scored: ScoredRollouts) -> dict[str, float]:
     """``scoring.sampled_numbers`` of a round's rollouts, and ``kl_penalty``.
 
-    That is what the reward was charged for the KL (k1), 0 where the KL is a loss (then see a step's ``kl_loss``).
+    That is what the reward was charged for the KL (k1), 0 where the KL is a loss (then see a step's ``kl_loss``). Where
+    another engine drew them, ``importance_numbers`` too.
     """
-    numbers = sampled_numbers(scored.rollouts, scored.old_logprobs, scored.ref_logprobs)
+    rollouts = scored.rollouts
+    numbers = sampled_numbers(rollouts, scored.old_logprobs, scored.ref_logprobs)
+    if scored.importance_cap is not None:
+        drawn = (scored.old_logprobs, rollouts.sampled_logprobs, rollouts.completion_mask)
+        numbers |= importance_numbers(*drawn, scored.importance_cap)
     return {**numbers, "kl_penalty": scored.reward_kl_coef * numbers["kl"]}
 
 
@@ -278,7 +294,7 @@ class PPOLearner(Learner):
         self, data: RoundData, scores: Scores, taken: Sequence[dict[str, float]], on_step: StepTaken
     ) -> dict[str, float]:
         report_equal_rewards(data)
-        scored = with_advantages(data.rollouts, scores, self.params, self.kl_coef)
+        scored = with_advantages(data.rollouts, scores, self.params, self.kl_coef, self.policy.samples_itself)
         fixed = (self.open_image, self.temperature, self.params)
         steps = ppo_round(self.policy, self.optimizer, scored, *fixed, data.seed, on_step, self.micro, taken)
         return {**rollout_numbers(scored), **steps}

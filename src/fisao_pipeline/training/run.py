@@ -13,6 +13,7 @@ import torch
 from fisao_pipeline.chosen_vocabulary import load_vocabulary
 from fisao_pipeline.method.vocabulary import file_digest
 from fisao_pipeline.models.checkpointing import checkpoint_activations
+from fisao_pipeline.models.embedded_texts import TensorStore
 from fisao_pipeline.models.loading import resolve_device
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
@@ -26,6 +27,7 @@ from fisao_pipeline.training.baseline import VerifierBaseline
 from fisao_pipeline.training.cached_round import check_cached_round
 from fisao_pipeline.training.checkpoints import Checkpoints
 from fisao_pipeline.training.loop import LogMetrics, PolicyTrainer, TrainingResult
+from fisao_pipeline.training.sampling import start_engine
 from fisao_pipeline.training.shards import SHARD_SIZE, digest, library_versions_of_results
 from fisao_pipeline.training.tables import GroundTruth
 from fisao_pipeline.training.trainers import check_trainer
@@ -91,6 +93,7 @@ def train_adapter(
     open_image: ImageOpener,
     log_metrics: LogMetrics,
     checkpoints: Checkpoints | None = None,
+    verifier_texts: TensorStore | None = None,
 ) -> TrainingResult:
     """Train a LoRA adapter on the backbone, by token-level PPO or a comparison's trainer; see ``training.loop``.
 
@@ -103,6 +106,7 @@ def train_adapter(
         log_metrics: Called after each optimiser step and each round; see ``training.loop.LogMetrics``.
         checkpoints: Where the run is kept while it is under way: one that was killed goes on from there, to the very
             same result. None keeps nothing.
+        verifier_texts: Where the verifier's embeddings of texts are kept; None embeds them anew.
 
     Raises:
         ValueError: If the cached first round was made with other settings or models (see ``training.cached_round``), or
@@ -117,10 +121,15 @@ def train_adapter(
     check_cached_round(responses, prompts, stored, sampling, annotation, loaded_identity(backbone), identity(verifier))
     # Before the policy is loaded: the seed decides on the fresh adapter's weights too.
     torch.manual_seed(params.seed)
-    annotator = Annotator(load_verifier(verifier), vocabulary, stored, annotation, open_image, truth)
+    annotator = Annotator(load_verifier(verifier, verifier_texts), vocabulary, stored, annotation, open_image, truth)
     policy = Policy.load(backbone, lora=params.lora)
+    start_engine(policy, backbone, sampling, params.lora.rank)
     if backbone.options.get("gradient_checkpointing"):
         layers = checkpoint_activations(policy.backbone)
         logger.info("Gradient checkpointing: %d layers keep their input only.", layers)
     trainer = PolicyTrainer(policy, annotator, prompts, sampling, params, truth, log_metrics, checkpoints)
-    return trainer.train(responses, inputs.token_rewards)
+    try:
+        return trainer.train(responses, inputs.token_rewards)
+    finally:
+        if policy.engine is not None:
+            policy.engine.close()

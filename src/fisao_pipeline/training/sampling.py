@@ -16,6 +16,8 @@ from fisao_pipeline.models.decoding import Completions, Decoding
 from fisao_pipeline.models.halving import HalvingSize
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.prompts import ImageOpener
+from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.models.vllm_engine import VllmEngine, check_engine
 from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.seeded_choice import seeded_choice
 from fisao_pipeline.training.shards import Shards, digest, in_shards
@@ -104,10 +106,10 @@ def sample_responses(
             settings = _digest_of(policy, prompts.loc[order], decoding, responses_per_prompt, len(batches[0]), seed)
 
         def answer(number: int) -> list[dict[str, Any]]:
-            torch.manual_seed(seed * 1_000_003 + number)
             part = prompts.loc[order[batches[number].start : batches[number].stop]]
-            batch = policy.encode(part["prompt"].tolist(), part["image_id"].tolist(), open_image)
-            completions = policy.sample(batch, decoding, responses_per_prompt, reference)
+            asked = (part["prompt"].tolist(), part["image_id"].tolist(), open_image)
+            own_seed = seed * 1_000_003 + number
+            completions = policy.sample_prompts(*asked, decoding, responses_per_prompt, own_seed, reference)
             return response_rows(policy, part, completions, responses_per_prompt, decoding.temperature)
 
         progress = tqdm(total=len(prompts) * responses_per_prompt, desc=description, unit="response", leave=False)
@@ -171,6 +173,24 @@ def response_rows(
             }
         )
     return rows
+
+
+def start_engine(policy: Policy, source: ModelSource, params: ResponseSamplingParams, rank: int | None = None) -> None:
+    """Let the engine that the parameters name draw the policy's responses; none is started to sample in process.
+
+    Args:
+        policy: The policy.
+        source: Its backbone.
+        params: How it is asked.
+        rank: Of its adapter; None where it has none.
+
+    Raises:
+        ImportError: If the engine is not installed.
+        ValueError: If it cannot sample from this policy.
+    """
+    if params.sampler == "vllm":
+        check_engine(policy, source, params.temperature)
+        policy.engine = VllmEngine(source, params.engine_memory, rank, policy.encode.context_tokens)
 
 
 def round_prompts(prompts: pd.DataFrame, round_index: int, prompts_per_round: int, seed: int) -> pd.DataFrame:

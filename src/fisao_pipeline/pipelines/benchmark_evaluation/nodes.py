@@ -128,6 +128,7 @@ def score_predicted_mentions(
     annotated_categories: list[str],
     verifier: ModelSource,
     verifier_baseline: dict[str, Any],
+    verifier_texts: KeyedFolder | None = None,
 ) -> pd.DataFrame:
     """Every object that the two models name in their captions, with the verifier's score and what it would earn.
 
@@ -143,7 +144,7 @@ def score_predicted_mentions(
     vocabulary = load_vocabulary(baseline.params.vocabulary, "reward_annotation.vocabulary")
     return predicted_mentions.mentions_of_predictions(
         predictions,
-        load_verifier(verifier),
+        load_verifier(verifier, verifier_texts),
         vocabulary,
         GroundTruth.read(image_manifest, annotated_categories, vocabulary),
         baseline,

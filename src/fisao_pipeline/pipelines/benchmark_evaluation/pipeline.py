@@ -63,6 +63,7 @@ def create_pipeline(**_: object) -> Pipeline:
                     "annotated_categories",
                     "verifier",
                     "verifier_baseline",
+                    "verifier_texts",
                 ],
                 outputs="prediction_mentions",
                 name="score_predicted_mentions",

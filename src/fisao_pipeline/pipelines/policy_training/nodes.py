@@ -37,6 +37,7 @@ def train_policy(
     params: PolicyTrainingParams,
     training_checkpoints: KeyedFolder | None = None,
     response_shards: KeyedFolder | None = None,
+    verifier_texts: KeyedFolder | None = None,
 ) -> tuple[AdapterArtifact, pd.DataFrame, pd.DataFrame]:
     """Train on prompts that fit, from the cached first round on, with the trainer of the parameters.
 
@@ -68,7 +69,7 @@ def train_policy(
         checkpoints = Checkpoints(training_checkpoints, shards, params.checkpoint_every_steps)
     open_image = image_opener(image_folder, image_manifest)
     with metrics_to_active_run("training.") as log_metrics:
-        result = train_adapter(inputs, open_image, log_metrics, checkpoints)
+        result = train_adapter(inputs, open_image, log_metrics, checkpoints, verifier_texts)
     base = identity(policy_backbone)
     blocks = {"response_sampling": sampling, "reward_annotation": annotation, "policy_training": params}
     card = model_card(

@@ -29,6 +29,7 @@ def create_pipeline(**_: object) -> Pipeline:
                     "params:policy_training",
                     "training_checkpoints",
                     "response_shards",
+                    "verifier_texts",
                 ],
                 outputs=["policy_adapter", "training_history", "training_rollouts"],
                 name="train_policy",

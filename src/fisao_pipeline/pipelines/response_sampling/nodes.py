@@ -29,13 +29,14 @@ def sample_policy_responses(
     """
     from fisao_pipeline.models.decoding import Decoding  # noqa: PLC0415 - slow to import
     from fisao_pipeline.models.policy import Policy  # noqa: PLC0415
-    from fisao_pipeline.training.sampling import sample_responses, stage_prompts  # noqa: PLC0415
+    from fisao_pipeline.training.sampling import sample_responses, stage_prompts, start_engine  # noqa: PLC0415
     from fisao_pipeline.training.shards import Shards, sampling_owner  # noqa: PLC0415
 
     policy = Policy.load(policy_backbone)
     fitting, too_long = set_aside_long_prompts(
         policy, prompts, image_manifest, params.max_new_tokens, "response_sampling", ("calibration", "training")
     )
+    start_engine(policy, policy_backbone, params)
     rejected = collect_rejections(too_long, listed_in="rejected_prompts")
     shards = None
     if response_shards is not None:
@@ -52,6 +53,8 @@ def sample_policy_responses(
         description="sampling responses",
         shards=shards,
     )
+    if policy.engine is not None:
+        policy.engine.close()
     return responses, rejected
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from plotly.graph_objects import Figure
 
 from fisao_pipeline.datasets.image_folder import ImageFolder
+from fisao_pipeline.datasets.keyed_folder import KeyedFolder
 from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.params.reporting import ReportingParams
 from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
@@ -23,6 +24,7 @@ def annotate_responses(
     policy_backbone: ModelSource,
     verifier: ModelSource,
     params: RewardAnnotationParams,
+    verifier_texts: KeyedFolder | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Any], pd.DataFrame, pd.DataFrame]:
     """Scored and (where annotations can tell) labelled mentions, the baseline, token rewards, whole-response scores."""
     from fisao_pipeline.chosen_vocabulary import load_vocabulary  # noqa: PLC0415 - slow to import
@@ -34,7 +36,7 @@ def annotate_responses(
     vocabulary = load_vocabulary(params.vocabulary, "reward_annotation.vocabulary")
     annotation = annotate(
         responses,
-        load_verifier(verifier),
+        load_verifier(verifier, verifier_texts),
         vocabulary,
         GroundTruth.read(image_manifest, annotated_categories, vocabulary),
         params,

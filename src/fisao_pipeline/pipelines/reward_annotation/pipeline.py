@@ -25,6 +25,7 @@ def create_pipeline(**_: object) -> Pipeline:
                     "policy_backbone",
                     "verifier",
                     "params:reward_annotation",
+                    "verifier_texts",
                 ],
                 outputs=["object_mentions", "verifier_baseline", "token_rewards", "response_scores"],
                 name="annotate_responses",
