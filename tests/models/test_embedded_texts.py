@@ -34,6 +34,10 @@ def scores(world: PocketWorld, verifier, texts) -> torch.Tensor:
     return verifier.score(["i00"] * len(texts), texts, world.open_image)
 
 
+def warnings_of(caplog) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def only_file(store):
     (path,) = store.folder.glob("*.safetensors")
     return path
@@ -77,15 +81,15 @@ def test_a_damaged_file_is_said_once_and_made_again(world, store, caplog, damage
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     again = load_verifier(world.verifier_source, store)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
         assert torch.equal(scores(world, again, WORDS), expected)
         scores(world, again, ["a cup"])
-    (warning,) = caplog.records
+    (warning,) = warnings_of(caplog)
     assert "cannot be used and are made again" in warning.getMessage()
     caplog.clear()
     third = load_verifier(world.verifier_source, store)
     assert torch.equal(scores(world, third, WORDS), expected)
-    assert not caplog.records
+    assert not warnings_of(caplog)
     assert TensorFile.read(path).values["texts"] == [*WORDS, "a cup"]
 
 
@@ -94,9 +98,9 @@ def test_a_file_of_another_form_is_made_again(world, store, caplog, wrong):
     expected = scores(world, load_verifier(world.verifier_source, store), WORDS)
     path = only_file(store)
     TensorFile({"embeddings": torch.ones(1, 3)}, wrong).write(path)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
         assert torch.equal(scores(world, load_verifier(world.verifier_source, store), WORDS), expected)
-    assert len(caplog.records) == 1
+    assert len(warnings_of(caplog)) == 1
     assert TensorFile.read(path).values["texts"] == WORDS
 
 
@@ -107,7 +111,7 @@ def test_not_a_number_is_not_taken(world, store, caplog):
     spoilt = kept.tensors["embeddings"].clone()
     spoilt[1, 0] = float("nan")
     TensorFile({"embeddings": spoilt}, kept.values).write(path)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
         assert torch.equal(scores(world, load_verifier(world.verifier_source, store), WORDS), expected)
     assert "NaN" in caplog.text
 
@@ -118,7 +122,7 @@ def test_what_cannot_be_kept_is_done_without(world, store, caplog, monkeypatch):
 
     monkeypatch.setattr(store, "put", refuse)
     verifier = load_verifier(world.verifier_source, store)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
         found = scores(world, verifier, WORDS)
     assert torch.equal(found, scores(world, load_verifier(world.verifier_source), WORDS))
     assert "Embedded texts are not kept" in caplog.text

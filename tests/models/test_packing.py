@@ -12,7 +12,7 @@ from tests.pocket_models import stir
 from fisao_pipeline.models.lora import language_tower_name
 from fisao_pipeline.models.packing import pack_count, share_out
 from fisao_pipeline.models.shape import policy_shape
-from fisao_pipeline.params.policy_training import LoraParams
+from fisao_pipeline.params.lora import LoraParams
 
 LORA = LoraParams(rank=4, alpha=8, targets=("q_proj", "v_proj"))
 
