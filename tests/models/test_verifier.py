@@ -97,6 +97,27 @@ def test_a_text_has_the_same_bits_whatever_it_is_embedded_with(world, verifier):
     assert torch.equal(alone[0], together[1])
 
 
+def test_whole_responses_go_through_the_tower_in_batches_and_are_not_kept(world, verifier, monkeypatch):
+    long = "a dog next to a cat " * 20
+    texts = [*TEXTS, long, TEXTS[0]]
+    images = ["i00", "i01", "i02", "i00", "i01"]
+    expected = verifier.score(images, texts, world.open_image)
+    other = world.verifier()
+    other.batch_size = 3
+    seen = count_forwards(other, monkeypatch)
+    scores = other.score(images, texts, world.open_image, whole_responses=True)
+    torch.testing.assert_close(scores, expected, atol=1e-6, rtol=0)
+    assert seen["texts"] == [3, 1] and not other._texts and other.truncated_texts == 1
+
+
+def test_what_was_scored_before_changes_no_bit_of_a_response(world, verifier):
+    alone = verifier.score(["i00"] * 3, TEXTS, world.open_image, whole_responses=True)
+    other = world.verifier()
+    other.score(["i00"], ["a photo of a traffic light and a bench"], world.open_image, whole_responses=True)
+    other.score(["i00"], [TEXTS[0]], world.open_image)
+    assert torch.equal(other.score(["i00"] * 3, TEXTS, world.open_image, whole_responses=True), alone)
+
+
 def test_order_is_the_callers(world, verifier):
     forward = verifier.score(["i00", "i01", "i02"], TEXTS, world.open_image)
     backward = world.verifier().score(["i02", "i01", "i00"], TEXTS[::-1], world.open_image)

@@ -64,7 +64,7 @@ class StubVerifier:
     def __init__(self, scores: dict[str, float], default: float = 0.2):
         self.scores, self.default, self.truncated_texts, self.asked = scores, default, 0, []
 
-    def score(self, image_ids, texts, open_image):
+    def score(self, image_ids, texts, open_image, whole_responses=False):
         self.asked += list(zip(image_ids, texts, strict=True))
         self.truncated_texts += sum(len(text.split()) > 8 for text in set(texts))
         return torch.tensor([self.scores.get(text, self.default) for text in texts])
@@ -320,7 +320,7 @@ class HabitVerifier(StubVerifier):
         super().__init__(scores)
         self.noise = noise
 
-    def score(self, image_ids, texts, open_image):
+    def score(self, image_ids, texts, open_image, whole_responses=False):
         super().score(image_ids, texts, open_image)
         pairs = list(zip(image_ids, texts, strict=True))
         noise = [np.random.default_rng(sum(map(ord, image + text))).normal(0, self.noise) for image, text in pairs]

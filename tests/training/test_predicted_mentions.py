@@ -44,7 +44,7 @@ PREDICTIONS = pd.DataFrame(
 class StubVerifier:
     """0.3 for dogs, 0.1 for all else; with another offset on the second picture."""
 
-    def score(self, image_ids, texts, open_image):
+    def score(self, image_ids, texts, open_image, whole_responses=False):
         pairs = zip(image_ids, texts, strict=True)
         return torch.tensor([(0.3 if "dog" in text else 0.1) + 0.05 * (image == "j") for image, text in pairs])
 

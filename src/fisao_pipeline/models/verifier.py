@@ -47,8 +47,17 @@ class Verifier(Protocol):
 
     truncated_texts: int
 
-    def score(self, image_ids: Sequence[str], texts: Sequence[str], open_image: ImageOpener) -> Float[Tensor, " m"]:
-        """S of each (image, text) pair, cosines in [-1, 1]."""
+    def score(
+        self, image_ids: Sequence[str], texts: Sequence[str], open_image: ImageOpener, whole_responses: bool = False
+    ) -> Float[Tensor, " m"]:
+        """S of each (image, text) pair, cosines in [-1, 1].
+
+        Args:
+            image_ids: An image for each text.
+            texts: Words that are given again and again, or whole responses.
+            open_image: Gives the RGB picture of an id.
+            whole_responses: Whether the texts are responses, which hardly come twice.
+        """
 
 
 def load_verifier(source: ModelSource, texts: TensorStore | None = None) -> EmbeddingVerifier:
@@ -92,10 +101,10 @@ def _load(source: ModelSource) -> EmbeddingVerifier:
 
 
 class EmbeddingVerifier(ABC):
-    """Embeds each image id and each text once, for as long as the verifier lives, and scores pairs of embeddings.
+    """Embeds each image id and each word once, for as long as the verifier lives, and scores pairs of embeddings.
 
     Embeddings are float32 and kept on the CPU, so that an image is embedded once whatever the number of its responses
-    and a word once whatever the number of its mentions.
+    and a word once whatever the number of its mentions. Whole responses are embedded in batches and not kept.
 
     Attributes:
         memory: Texts that earlier processes have embedded, and where this one keeps its own; None keeps none.
@@ -127,7 +136,8 @@ class EmbeddingVerifier(ABC):
         """The images' embeddings so far, in the order of ``values``.
 
         What is embedded later goes through the tower without these, and a batch of others would round otherwise: a run
-        that is to end in the same bits has to have them back. A text has the same bits whenever it is embedded.
+        that is to end in the same bits has to have them back. A word has the same bits whenever it is embedded; those of a
+        whole response hang on the responses that are scored with it.
         """
         return {"images": torch.stack(list(self._images.values()))} if self._images else {}
 
@@ -149,18 +159,24 @@ class EmbeddingVerifier(ABC):
     def batch_size(self, size: int) -> None:
         self.batch.size = size
 
-    def score(self, image_ids: Sequence[str], texts: Sequence[str], open_image: ImageOpener) -> Float[Tensor, " m"]:
-        """S of each (image, text) pair, cosines in [-1, 1]."""
+    def score(
+        self, image_ids: Sequence[str], texts: Sequence[str], open_image: ImageOpener, whole_responses: bool = False
+    ) -> Float[Tensor, " m"]:
+        """S of each (image, text) pair, cosines in [-1, 1]; see ``Verifier.score``."""
         if not texts:
             return torch.zeros(0)
         self.embed_images(image_ids, open_image)
-        self.embed_texts(texts)
+        if whole_responses:
+            embedded = self._embed_responses(texts)
+        else:
+            self.embed_texts(texts)
+            embedded = self._texts
         scores = []
         # In parts, as an image's embeddings are repeated for each of its mentions.
         for start in range(0, len(texts), _PAIRS_AT_ONCE):
             part = slice(start, start + _PAIRS_AT_ONCE)
             images = torch.stack([self._images[i] for i in image_ids[part]])
-            scores.append(self._cosines(images, torch.stack([self._texts[t] for t in texts[part]])))
+            scores.append(self._cosines(images, torch.stack([embedded[t] for t in texts[part]])))
         return torch.cat(scores)
 
     @torch.no_grad()
@@ -205,21 +221,44 @@ class EmbeddingVerifier(ABC):
         self._cut |= cut.intersection(missing)
         if new:
             made = {text: self._embed_text(text) for text in new}
-            lengths = self.processor.tokenizer([self._given(text) for text in new], verbose=False)["input_ids"]
-            cut = {text for text, ids in zip(new, lengths, strict=True) if len(ids) > self.context_tokens}
+            cut = self._too_long(self._token_counts(new))
             self._texts |= made
             self._cut |= cut
             if self.memory is not None:
                 self.memory.add(made, cut)
 
+    @torch.no_grad()
+    def _embed_responses(self, texts: Iterable[str]) -> dict[str, Tensor]:
+        """Embeddings in batches of alike lengths: what one rounds to hangs on the texts of this call alone."""
+        counts = self._token_counts(list(dict.fromkeys(texts)))
+        self._cut |= self._too_long(counts)
+        by_length = sorted(counts, key=lambda text: counts[text])
+
+        def embed(size: int) -> dict[str, Tensor]:
+            batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]
+            return {text: row for batch in batches for text, row in zip(batch, self._embed_batch(batch), strict=True)}
+
+        return self.batch.run(embed)
+
     def _given(self, text: str) -> str:
         return text.lower() if self.lower_case else text
 
-    @torch.no_grad()
+    def _token_counts(self, texts: Sequence[str]) -> dict[str, int]:
+        ids = self.processor.tokenizer([self._given(text) for text in texts], verbose=False)["input_ids"]
+        return {text: len(row) for text, row in zip(texts, ids, strict=True)}
+
+    def _too_long(self, counts: Mapping[str, int]) -> set[str]:
+        return {text for text, count in counts.items() if count > self.context_tokens}
+
     def _embed_text(self, text: str) -> Float[Tensor, " d"]:
+        return self._embed_batch([text])[0]
+
+    @torch.no_grad()
+    def _embed_batch(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         limits = {"truncation": True, "max_length": self.context_tokens}
-        encoded = self.processor.tokenizer([self._given(text)], padding=self.padding, return_tensors="pt", **limits)
-        return self._text_embeddings(encoded.to(self.model.device))[0].float().cpu()
+        given = [self._given(text) for text in texts]
+        encoded = self.processor.tokenizer(given, padding=self.padding, return_tensors="pt", **limits)
+        return self._text_embeddings(encoded.to(self.model.device)).float().cpu()
 
     @staticmethod
     def _batches(keys: Iterable[str], known: dict[str, Tensor], size: int) -> Iterable[list[str]]:

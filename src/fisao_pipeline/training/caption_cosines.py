@@ -13,5 +13,5 @@ def caption_cosines(
 ) -> tuple[list[float], int]:
     """Cosine of each text with its image, and how many different texts were cut to the verifier's context."""
     before = verifier.truncated_texts
-    scores = verifier.score(image_ids, texts, open_image).clamp(-1, 1)
+    scores = verifier.score(image_ids, texts, open_image, whole_responses=True).clamp(-1, 1)
     return [float(score) for score in scores], verifier.truncated_texts - before

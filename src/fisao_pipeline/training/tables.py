@@ -117,7 +117,9 @@ def sentence_scores(
 ) -> tuple[Float[Tensor, " b"], float]:
     """S of each whole response, cut to the verifier's context, and the share that was cut."""
     before = verifier.truncated_texts
-    scores = verifier.score(responses["image_id"].tolist(), responses["text"].tolist(), open_image)
+    scores = verifier.score(
+        responses["image_id"].tolist(), responses["text"].tolist(), open_image, whole_responses=True
+    )
     unique = max(1, responses["text"].nunique())
     return scores, (verifier.truncated_texts - before) / unique
 
