@@ -34,9 +34,11 @@ STAGES = ("image_ingestion", "response_sampling", "reward_annotation", "policy_t
 # A stage that is killed for ever would end nothing; a training has the most to go on with.
 KILLS_IN_A_ROW = dict.fromkeys(STAGES, 3) | {"policy_training": 10}
 KEPT = ("04_feature/response_shards", "06_models/training_checkpoints", "07_model_output/prediction_shards")
+# The artifact that a stage's parts end in. Once it is there they may go, in the next run too: it keeps the artifact.
 SAVED_AS = {
-    "response_shards": ("responses.parquet", "training_rollouts.parquet"),
-    "prediction_shards": ("predictions.parquet",),
+    "response_sampling": "responses.parquet",
+    "policy_training": "training_rollouts.parquet",
+    "benchmark_evaluation": "predictions.parquet",
 }
 TIMES = ["seconds", "tokens_per_second"]
 PARAMETERS: dict[str, Any] = {
@@ -112,9 +114,9 @@ def check_artifacts(root: Path, expected: dict[str, str], tally: Tally) -> None:
         tally.artifacts_checked += 1
 
 
-def check_parts(before: dict[str, int], root: Path, versions: dict[str, int], tally: Tally) -> None:
-    """What was kept is still there as it was, or gone because the artifact it belongs to was saved since."""
-    after, saved = parts(root), count_versions(root)
+def check_parts(before: dict[str, int], root: Path, stage: str, tally: Tally) -> None:
+    """What a stage has kept is still there as it was, or gone because the artifact that it belongs to is saved."""
+    after = parts(root)
     for name, written in before.items():
         tally.parts_checked += 1
         if name in after:
@@ -124,13 +126,8 @@ def check_parts(before: dict[str, int], root: Path, versions: dict[str, int], ta
         own, folder = Path(name), Path(name).parent
         # A round's parts are put together into one table as soon as all are there.
         whole = any(own.name.startswith(Path(o).stem) for o in after if Path(o).parent == folder)
-        if not whole and all(saved.get(a, 0) == versions.get(a, 0) for a in SAVED_AS[folder.name]):
+        if not whole and SAVED_AS[stage] not in artifacts(root):
             raise Lost(f"{name} is gone, and nothing was saved")
-
-
-def count_versions(root: Path) -> dict[str, int]:
-    folders = (root / "data" / "smoke").glob("0[2-8]*/*")
-    return {folder.name: len(list(folder.glob(f"*/{folder.name}"))) for folder in folders}
 
 
 def draw_fate(rng: random.Random, whole: Ended) -> Fate:
@@ -216,11 +213,11 @@ def campaign(template: Path, folder: Path, whole: Whole, rng: random.Random, lef
             fate = (
                 draw_fate(rng, whole.stages[stage]) if tally.total < end and in_a_row < KILLS_IN_A_ROW[stage] else None
             )
-            before, versions = parts(root), count_versions(root)
+            before = parts(root)
             log = folder / f"{root.name}-{stage}-{in_a_row}.log"
             ended = run_stage(root, stage, PARAMETERS, log, fate)
             check_artifacts(root, whole.contents, tally)
-            check_parts(before, root, versions, tally)
+            check_parts(before, root, stage, tally)
             if log.exists() and "Going on from a checkpoint" in " ".join(log.read_text().split()):
                 tally.trainings_gone_on_with += 1
             if in_a_row:
