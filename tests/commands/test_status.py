@@ -48,7 +48,7 @@ def many(tmp_path):
     return pipeline, catalog, tmp_path
 
 
-def test_ten_thousand_versions_are_looked_at_in_two_seconds(many):
+def test_ten_thousand_versions_are_looked_at_again_in_two_seconds(many):
     pipeline, catalog, data = many
     status_of(pipeline, catalog, FileMemory(data))
     start = time.process_time()

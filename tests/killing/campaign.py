@@ -40,6 +40,8 @@ SAVED_AS = {
     "policy_training": "training_rollouts.parquet",
     "benchmark_evaluation": "predictions.parquet",
 }
+# What a run that a disk has ended says: the remedy's first words, or at least the cause.
+_CAUSES = ("Could not save", *map(os.strerror, DISK.values()))
 TIMES = ["seconds", "tokens_per_second"]
 PARAMETERS: dict[str, Any] = {
     "response_sampling": {"batch_size": 4, "responses_per_shard": 4},
@@ -242,8 +244,8 @@ def campaign(template: Path, folder: Path, whole: Whole, rng: random.Random, lef
 
 def _check_message(fate: Fate, ended: Ended, log: Path) -> None:
     text = " ".join(log.read_text().split()) if log.exists() else ""
-    if fate.kind in DISK and "Traceback" not in text and "Could not save" not in text:
-        raise Lost(f"a failing disk ended the run without a word: {text[-500:]}")
+    if fate.kind in DISK and not any(said in text for said in _CAUSES):
+        raise Lost(f"a failing disk ended the run without a word of it: {text[-500:]}")
     if fate.kind in ("SIGTERM", "Ctrl-C") and ended.code not in (130, 143, -15, -2, 1):
         raise Lost(f"{fate.kind} ended the run with {ended.code}")
 
