@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from fisao_pipeline.commands.study_docs import put_table
+
 DOCS = Path(__file__).parents[2] / "docs"
 HEAD = ["what", "against", "ratio (range)", "target", "met", "ours", "theirs"]
 GROWTH_HEAD = ["grows", "stage", "amounts", "seconds", "exponent", "MiB at most", "exponent"]

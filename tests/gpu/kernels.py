@@ -99,7 +99,7 @@ class Tracer:
 
 @contextmanager
 def traced_steps(policy: Policy, tracer: Tracer, first: int, steps: int) -> Iterator[None]:
-    """Trace the policy's forward passes number `first`, …, `first + steps - 1` of the block; the prompts' is number 0."""
+    """Trace as many of the policy's forward passes in the block, from number `first` on; the prompts' is number 0."""
     count = 0
 
     def note(*_) -> None:

@@ -112,12 +112,12 @@ def _ceilings_said(found: Measured, ceilings: Ceilings) -> str:
     if "sampling" in found.phases:
         best = found.phases["sampling"].work.amount / (found.read_bytes / ceilings.copy_bytes)
         said += (
-            f"At that rate sampling in these batches cannot draw more than {best:,.0f} tokens a second: each step reads "
-            "all weights and the cache. "
+            f"At that rate sampling in these batches cannot draw more than {best:,.0f} tokens a second: each step "
+            "reads all weights and the cache. "
         )
     return said + (
-        "MFU counts 2 operations for each weight of a linear layer and token of a forward pass and 4 in a LoRA step, no "
-        "attention, no adapter, nothing that is computed again."
+        "MFU counts 2 operations for each weight of a linear layer and token of a forward pass and 4 in a LoRA step, "
+        "no attention, no adapter, nothing that is computed again."
     )
 
 
@@ -150,13 +150,16 @@ def _memory(found: Measured) -> str:
 
 
 def _kernels(what: str, kernels: Kernels) -> list[str]:
-    said = f"{what[0].upper()}{what[1:]}: {kernels.seconds * 1e3:.1f} ms, {kernels.idle_share:.1%} without a kernel running."
+    took = f"{kernels.seconds * 1e3:.1f} ms, {kernels.idle_share:.1%} without a kernel running"
     lines = [
         [f"`{_line(kernel.name)[:90]}`", str(kernel.calls), f"{kernel.seconds * 1e3:.2f}", f"{share:.1%}"]
         for kernel in kernels.kernels[:TOP]
         for share in [kernel.seconds / kernels.busy_seconds]
     ]
-    return [said, markdown_table(["kernel", "calls", "ms", "of all kernels' time"], lines)]
+    return [
+        f"{what[0].upper()}{what[1:]}: {took}.",
+        markdown_table(["kernel", "calls", "ms", "of all kernels' time"], lines),
+    ]
 
 
 def _line(text: str) -> str:
