@@ -107,7 +107,7 @@ bench: $(INSTALLED_BENCH) scenes ## Time us against TRL, plain ways and floors, 
 	$(BIN)/python -m tests.bench.table build/bench.json
 
 bench-gpu: setup-dev ## Measure LLaVA-1.5-7B's size on this GPU against our targets, in build/gpu.md and build/gpu.json
-	PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True $(BIN)/python -m tests.gpu.throughput --config target --output build/gpu.md
+	PYTORCH_ALLOC_CONF=expandable_segments:True $(BIN)/python -m tests.gpu.throughput --config target --output build/gpu.md
 
 seeds: setup scenes ## Run the whole method once per seed and print the means
 	$(KEDRO) run --pipelines=image_ingestion,seed_study

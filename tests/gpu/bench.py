@@ -183,5 +183,5 @@ CONFIGS = {make.__name__: make for make in (tiny, quick, target)}
 
 
 def _ppo(**sizes: int) -> PPOParams:
-    """As shipped, in one epoch of small steps; more than `conf/llava15` allows between sampler and trainer is reported."""
+    """As shipped, in one epoch of small steps; between sampler and trainer may lie what `conf/llava15` allows."""
     return training_params(epochs=1, learning_rate=1e-6, value_learning_rate=1e-6, logprob_tolerance=0.1, **sizes).ppo
