@@ -29,7 +29,7 @@ SCENES := data/01_raw/pocket_scenes/prompts.jsonl
 export DO_NOT_TRACK ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev scenes run test test-slow test-gpu lint mutation bench seeds ablation ablation-docs viz viz-site mlflow \
+.PHONY: help setup setup-dev scenes run test test-slow test-gpu lint mutation bench bench-gpu seeds ablation ablation-docs viz viz-site mlflow \
     lmms-env constraints clean
 
 help: ## List the targets
@@ -105,6 +105,9 @@ bench: $(INSTALLED_BENCH) scenes ## Time us against TRL, plain ways and floors, 
 	@mkdir -p build
 	$(BIN)/python -m pytest -m bench tests/bench --benchmark-json=build/bench.json --benchmark-columns=median,iqr,rounds
 	$(BIN)/python -m tests.bench.table build/bench.json
+
+bench-gpu: setup-dev ## Measure LLaVA-1.5-7B's size on this GPU against our targets, in build/gpu.md and build/gpu.json
+	PYTORCH_ALLOC_CONF=expandable_segments:True $(BIN)/python -m tests.gpu.throughput --config target --output build/gpu.md
 
 seeds: setup scenes ## Run the whole method once per seed and print the means
 	$(KEDRO) run --pipelines=image_ingestion,seed_study

@@ -102,12 +102,13 @@ def stir(policy: Policy, scale: float = 0.1, seed: int = 3) -> Policy:
     return policy
 
 
-def favour(policy: Policy, token_id: int, logit: float) -> Policy:
-    """Add a constant to one token's logit, through a bias on the output layer."""
+def favour(policy: Policy, tokens: int | list[int], logit: float) -> Policy:
+    """Add a constant to the logit of one token or some, through a bias on the output layer."""
     head = policy.backbone.lm_head
-    biased = torch.nn.Linear(head.in_features, head.out_features, bias=True)
+    like = {"device": head.weight.device, "dtype": head.weight.dtype}
+    biased = torch.nn.utils.skip_init(torch.nn.Linear, head.in_features, head.out_features, **like)
     biased.weight.data.copy_(head.weight)
     biased.bias.data.zero_()
-    biased.bias.data[token_id] = logit
+    biased.bias.data[tokens] = logit
     policy.backbone.lm_head = biased.requires_grad_(False)
     return policy

@@ -48,7 +48,7 @@ def page(bench: Mapping[str, Any]) -> str:
     said = f"{where}, {bench['date']}. Medians of rounds in which all take turns, and their range."
     rows = [_cells(row) for row in bench["rows"]]
     growth = [_growth_cells(line) for line in bench["growth"]]
-    return "\n\n".join([said, _table(HEAD, rows), _table(GROWTH_HEAD, growth)])
+    return "\n\n".join([said, markdown_table(HEAD, rows), markdown_table(GROWTH_HEAD, growth)])
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -71,7 +71,8 @@ def _growth_cells(line: Mapping[str, Any]) -> list[str]:
     return [line["axis"], line["stage"], ", ".join(map(str, line["amounts"])), *columns]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells, whatever they hold."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 

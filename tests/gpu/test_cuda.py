@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.gpu.dtypes import output_types
 from tests.pocket_models import LORA, PocketWorld, stir
 from tests.training.test_out_of_memory import TEMPERATURE, roll_out
 from tests.training.test_ppo import params
@@ -40,19 +41,6 @@ def policy_on(device: str, dtype: str) -> Policy:
     return stir(Policy.load(source("pocket_vlm", dtype, device), lora=LORA), scale=0.02)
 
 
-def output_types(policy: Policy) -> set[torch.dtype]:
-    """Fills with the types that the decoder's linear layers and norms have given, once something runs."""
-    seen: set[torch.dtype] = set()
-
-    def note(_module, _inputs, output) -> None:
-        seen.add(output.dtype)
-
-    for name, module in policy.backbone.named_modules():
-        if name.endswith(("base_layer", "input_layernorm", "lm_head")):
-            module.register_forward_hook(note)
-    return seen
-
-
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_policys_logprobs_are_those_of_float32(shipped, device):
     fine, coarse = policy_on("cpu", "float32"), policy_on(device, "bfloat16")
@@ -62,9 +50,9 @@ def test_the_policys_logprobs_are_those_of_float32(shipped, device):
     rows = [row for row in range(8) for _ in range(2)]
     with torch.no_grad():
         wanted, _ = fine.score(batch, drawn.ids, drawn.mask, 1.0, prompt_of_row=rows)
-        seen = output_types(coarse)
         ids, mask = drawn.ids.to(device), drawn.mask.to(device)
-        found, _ = coarse.score(shipped.batch(coarse, 8), ids, mask, 1.0, prompt_of_row=rows)
+        with output_types(coarse) as seen:
+            found, _ = coarse.score(shipped.batch(coarse, 8), ids, mask, 1.0, prompt_of_row=rows)
     assert seen == {torch.bfloat16}, "what was asked for is what ran"
     assert {f.dtype for f in shipped.batch(coarse, 1).image_features} == {torch.bfloat16}
     assert found.dtype == torch.float32

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -29,3 +32,16 @@ def checkpoint_activations(model: PreTrainedModel) -> int:
     for layer in layers:
         layer.training = True
     return len(layers)
+
+
+@contextmanager
+def without_checkpointing(model: PreTrainedModel) -> Iterator[None]:
+    """No layer checkpoints in the block: one that does takes no key-value cache, and no gradient asks for it either."""
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m.training]
+    for layer in layers:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True

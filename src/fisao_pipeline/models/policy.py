@@ -23,6 +23,7 @@ from transformers import (
 
 from fisao_pipeline.method.logprobs import projected_token_logprobs
 from fisao_pipeline.models.beam_search import search_completions
+from fisao_pipeline.models.checkpointing import without_checkpointing
 from fisao_pipeline.models.decoding import Completions, Decoding, draw_completions
 from fisao_pipeline.models.loading import load_pretrained
 from fisao_pipeline.models.lora import attach_lora, language_tower_name
@@ -191,7 +192,7 @@ class Policy:
         """
         if decoding.num_beams > 1 and completions_per_prompt > 1:
             raise ValueError(f"beam search finds one completion of a prompt, not {completions_per_prompt}")
-        with self._adapter(off=reference):
+        with self._adapter(off=reference), without_checkpointing(self.backbone):
             if decoding.num_beams > 1:
                 return search_completions(self.kind, self.kind.inputs(batch), decoding)
             return draw_completions(self.kind, self.kind.inputs(batch), decoding, completions_per_prompt)
