@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.bench.worlds import shipped_block, training_params
 from tests.pocket_models import LORA, PocketWorld, build_pocket_models, stir
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
@@ -12,10 +13,13 @@ from fisao_pipeline.models.packing import pack_completions
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.shape import PolicyShape, VerifierShape, policy_shape, shape_of_config, verifier_shape
 from fisao_pipeline.models.source import ModelNotFoundError, ModelSource
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
 from fisao_pipeline.params.lora import LoraParams
-from fisao_pipeline.params.plan import Card, Utilisation
+from fisao_pipeline.params.plan import Card, PlanParams, Utilisation
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.planning import memory, work
 from fisao_pipeline.planning.memory import Lengths
+from fisao_pipeline.planning.plan import Run, format_plan, plan_run
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -52,6 +56,21 @@ SMALL = PolicyShape(
 LENGTHS = Lengths(prompt=10, response=6, group=3)
 
 
+def plan_of(shape: PolicyShape, **ppo: int) -> dict:
+    """The shipped settings' plan of a policy."""
+    run = Run(
+        shape,
+        None,
+        {},
+        ResponseSamplingParams.model_validate(shipped_block("response_sampling")),
+        training_params(**ppo),
+        BenchmarkEvaluationParams.model_validate(shipped_block("benchmark_evaluation")),
+        checkpointing=False,
+        feature_cache_bytes=0,
+    )
+    return plan_run(run, PlanParams.model_validate(shipped_block("plan")), None)
+
+
 # --- sizes ---------------------------------------------------------------------------------------------------------
 
 
@@ -84,6 +103,16 @@ def test_weight_bytes_are_those_of_the_file(world, shape):
 def test_a_configuration_is_enough(world, tmp_path, shape):
     (tmp_path / "config.json").write_bytes((world.models / "pocket_vlm" / "config.json").read_bytes())
     assert policy_shape(ModelSource(str(tmp_path), dtype="auto"), LORA) == shape
+
+
+def test_a_model_that_is_not_packed_is_planned_so_with_the_reason(world):
+    source = replace(world.policy_source, options={"model": {"attn_implementation": "eager"}})
+    eager = policy_shape(source, LORA)
+    assert not eager.packs and "eager" in eager.unpacked
+    planned = plan_of(eager)
+    (line,) = [line for line in format_plan(planned).splitlines() if "behind its own prompt" in line]
+    assert line.startswith("scoring    each response behind its own prompt: attention 'eager'")
+    assert "behind its own prompt" not in format_plan(plan_of(policy_shape(world.policy_source, LORA)))
 
 
 def test_without_a_configuration_it_says_how_to_get_one(tmp_path):

@@ -247,6 +247,7 @@ def format_plan(planned: Mapping[str, Any]) -> str:
         else "verifier   not known",
         f"tokens     prompt {lengths['prompt']} with its image, response {lengths['response']}, "
         f"{lengths['group']} responses a prompt; {planned['new_tokens']:,} drawn in the whole run",
+        *([f"scoring    each response behind its own prompt: {policy['unpacked']}"] if policy["unpacked"] else []),
         "",
         *(f"{_NAMES[name]:<50} {_size(size):>11}" for name, size in sizes.items() if name in _NAMES),
         "",
