@@ -226,6 +226,27 @@ def test_activations_by_hand():
     assert memory.layer_bytes_per_token(replace(SMALL, dtype="float32")) == 64 + 96 + 240 + 144 + 16
 
 
+def test_a_piece_of_a_group_has_a_prompt_of_its_own():
+    assert LENGTHS.scored(3, SMALL) == (1, 10 + 3 * 6)
+    assert LENGTHS.scored(2, SMALL) == (1, 10 + 2 * 6), "pieces of 2 and 1"
+    assert LENGTHS.scored(1, SMALL) == (1, 10 + 6)
+    # 9 with at most 8 at once are 5 and 4, and two pieces of 4 go together.
+    assert Lengths(10, 6, 9).scored(8, SMALL) == (2, 10 + 5 * 6)
+    assert Lengths(10, 6, 9).scored(8, replace(SMALL, unpacked="so"))[1] == 10 + 6
+
+
+@pytest.mark.parametrize(("micro", "copies"), [(64, 1), (4, 1), (2, 2), (1, 4)])
+def test_small_micro_batches_run_the_prompt_more_often(micro, copies):
+    whole, split = plan_of(SMALL)["work"], plan_of(SMALL, micro_batch_size=micro)["work"]
+    for phase in ("scoring", "update"):
+        assert split[phase]["sequences"] == copies * whole[phase]["sequences"]
+        assert split[phase]["new_tokens"] == whole[phase]["new_tokens"]
+        assert (split[phase]["tokens"] - split[phase]["new_tokens"]) == pytest.approx(
+            copies * (whole[phase]["tokens"] - whole[phase]["new_tokens"]), abs=copies
+        )
+    assert split["round sampling"] == whole["round sampling"]
+
+
 def test_a_deep_model_is_smaller_with_checkpointing():
     deep = replace(SMALL, layers=32)
     whole, again = (memory.activation_bytes(deep, LENGTHS, 3, checkpointing) for checkpointing in (False, True))
@@ -246,9 +267,11 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not():
     # 12 / 6: the next smaller divisor.
     assert memory.largest_micro_batch(SMALL, LENGTHS, 12, at[12] - 1, False) == 6
     assert memory.largest_micro_batch(SMALL, LENGTHS, 12, at[6] - 1, False) == 3
-    # Less than a group is a group.
-    assert at[1] == at[3]
-    assert memory.largest_micro_batch(SMALL, LENGTHS, 12, at[3] - 1, False) is None
+    # Less than a group is a piece of it.
+    assert at[1] < memory.activation_bytes(SMALL, LENGTHS, 2, False) < at[3]
+    assert memory.largest_micro_batch(SMALL, LENGTHS, 12, at[3] - 1, False) == 2
+    assert memory.largest_micro_batch(SMALL, LENGTHS, 12, at[1], False) == 1
+    assert memory.largest_micro_batch(SMALL, LENGTHS, 12, at[1] - 1, False) is None
 
 
 def test_the_largest_sampling_batch_is_of_whole_prompts():
