@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tests.bench import trl_peer
 from tests.bench.side_by_side import Rival, SideBySide, Target, Work
 from tests.bench.table import exponent, kept, main, page
 
@@ -99,6 +100,43 @@ def test_a_rival_that_is_missing_has_a_row_that_says_so():
     assert row["missing"] == "it is not there"
     assert "median" not in row
     assert "| e | TRL | not run: it is not there |" in page(kept(REPORT))
+
+
+def test_a_rival_that_raises_has_a_row_that_says_so_and_the_others_are_timed():
+    """In the round that does not count and in a later one; it is not asked again."""
+    calls = []
+
+    def fails_at(round_, error):
+        def run():
+            calls.append(round_)
+            if calls.count(round_) == round_:
+                raise error
+
+        return run
+
+    clock = Clock()
+    rivals = [
+        Rival("at once", fails_at(1, RuntimeError("no kernel\nlong story"))),
+        Rival("later", fails_at(3, KeyError())),
+        Rival("well", clock.lasting(3.0)),
+    ]
+    at_once, later, well = SideBySide(clock, clock)(Work("work", 10, "things"), clock.lasting(2.0), rivals, rounds=3)
+    assert at_once["missing"] == "RuntimeError: no kernel" and later["missing"] == "KeyError"
+    assert "median" not in at_once and "median" not in later
+    assert at_once["ours"] == "5 things/s"
+    assert (calls.count(1), calls.count(3)) == (1, 3)
+    assert well["missing"] is None and well["median"] == pytest.approx(1.5)
+
+
+def test_a_peer_that_cannot_be_built_is_missing(monkeypatch):
+    def broken():
+        raise TypeError("GRPOConfig got an unexpected keyword")
+
+    monkeypatch.setattr(trl_peer, "trl_missing", lambda: None)
+    assert trl_peer.trl_or_why(broken) == (None, "TypeError: GRPOConfig got an unexpected keyword")
+    assert trl_peer.trl_or_why(lambda: "a trainer") == ("a trainer", None)
+    monkeypatch.setattr(trl_peer, "trl_missing", lambda: "it is not there")
+    assert trl_peer.trl_or_why(broken) == (None, "it is not there")
 
 
 def test_the_page():

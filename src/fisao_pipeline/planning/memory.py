@@ -103,8 +103,8 @@ def layer_bytes_per_token(shape: PolicyShape) -> int:
 def activation_bytes(shape: PolicyShape, lengths: Lengths, responses: int, checkpointing: bool) -> int:
     """What an update's forward pass of `responses` responses keeps for its backward pass.
 
-    n sequences of s tokens each, see ``Lengths.scored``: a group, or a piece of it, shares a prompt where the model can. With L layers
-    that keep a bytes a token, b bytes a weight, width d and vocabulary v:
+    n sequences of s tokens each, see ``Lengths.scored``: a group, or a piece of it, shares a prompt where the model
+    can. With L layers that keep a bytes a token, b bytes a weight, width d and vocabulary v:
 
         without checkpointing   n s (L a + b d)
         with                    n s (L b d + 2 a + b d)
