@@ -56,8 +56,8 @@ SMALL = PolicyShape(
 LENGTHS = Lengths(prompt=10, response=6, group=3)
 
 
-def plan_of(shape: PolicyShape, **ppo: int) -> dict:
-    """The shipped settings' plan of a policy."""
+def plan_of(shape: PolicyShape, card: Card | None = None, **ppo: int) -> dict:
+    """The shipped settings' plan of a policy, for a card or for those of the parameters."""
     run = Run(
         shape,
         None,
@@ -68,7 +68,7 @@ def plan_of(shape: PolicyShape, **ppo: int) -> dict:
         checkpointing=False,
         feature_cache_bytes=0,
     )
-    return plan_run(run, PlanParams.model_validate(shipped_block("plan")), None)
+    return plan_run(run, PlanParams.model_validate(shipped_block("plan")), card)
 
 
 # --- sizes ---------------------------------------------------------------------------------------------------------
@@ -245,6 +245,15 @@ def test_small_micro_batches_run_the_prompt_more_often(micro, copies):
             copies * (whole[phase]["tokens"] - whole[phase]["new_tokens"]), abs=copies
         )
     assert split["round sampling"] == whole["round sampling"]
+
+
+@pytest.mark.parametrize(("learns", "least"), [(None, "learning from one response"), (1, "drawing one prompt's")])
+def test_a_card_that_is_too_small_for_anything_says_for_what(monkeypatch, learns, least):
+    card = Card(name="Small", memory_gib=1, bfloat16_tflops=1, float32_tflops=1)
+    monkeypatch.setattr(memory, "largest_micro_batch", lambda *_: learns)
+    monkeypatch.setattr(memory, "largest_sampling_batch", lambda *_: None)
+    (planned,) = plan_of(SMALL, card)["cards"]
+    assert f"is too small for {least}" in planned["fault"]
 
 
 def test_a_deep_model_is_smaller_with_checkpointing():
