@@ -4,9 +4,10 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
+Result = TypeVar("Result")
 CPU_SECONDS = time.process_time
 """One thread computes, so that on a free core these are seconds; on a busy one they are still the work's own."""
 
@@ -15,6 +16,15 @@ def child_cpu_seconds() -> float:
     """CPU seconds of the processes that this one has started and waited for."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
+
+
+def attempt(run: Callable[[], Result]) -> tuple[Result | None, str | None]:
+    """What another's code gives, or in one line why it gives nothing: a row says so instead of being left out."""
+    try:
+        return run(), None
+    except Exception as error:
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        return None, f"{type(error).__name__}: {first_line}".removesuffix(": ")
 
 
 @dataclass(frozen=True)
@@ -67,20 +77,25 @@ class SideBySide:
         self.timer = timer
 
     def __call__(self, work: Work, ours: Callable[[], Any], rivals: Sequence[Rival], rounds: int = 5) -> list[dict]:
-        """Measure, after one round that does not count; returns the rows."""
-        times: dict[str, list[float]] = {rival.name: [] for rival in rivals if rival.run is not None}
+        """Measure, after one round that does not count; returns the rows.
+
+        A rival that raises is not asked again, and its row has the reason in place of a ratio.
+        """
+        missing = {rival.name: rival.missing for rival in rivals}
+        times: dict[str, list[float]] = {rival.name: [] for rival in rivals}
 
         def rivals_first() -> None:
             for rival in rivals:
-                if rival.run is not None:
-                    started = self.timer()
-                    own_count = rival.run()
-                    passed = self.timer() - started
-                    times[rival.name].append(own_count if isinstance(own_count, float) else passed)
+                if rival.run is None or missing[rival.name] is not None:
+                    continue
+                started = self.timer()
+                own_count, missing[rival.name] = attempt(rival.run)
+                passed = self.timer() - started
+                times[rival.name].append(own_count if isinstance(own_count, float) else passed)
 
         self.benchmark.pedantic(ours, setup=rivals_first, rounds=rounds, warmup_rounds=1)
         own = self.benchmark.stats.stats.data
-        rows = [_row(work, own, rival, times.get(rival.name, [])[1:]) for rival in rivals]
+        rows = [_row(work, own, replace(r, missing=missing[r.name]), times[r.name][1:]) for r in rivals]
         self.benchmark.extra_info.setdefault("rows", []).extend(rows)
         return rows
 

@@ -2,7 +2,7 @@
 
 import pytest
 from tests.bench.side_by_side import Rival, Target, Work
-from tests.bench.trl_peer import Sizes, TrlGrpo, trl_missing
+from tests.bench.trl_peer import Sizes, TrlGrpo, trl_or_why
 from tests.bench.worlds import annotator, as_responses, forget_pictures, shipped_block, training_params
 
 from fisao_pipeline.params.response_sampling import ResponseSamplingParams
@@ -35,8 +35,7 @@ def test_round(compare, shipped):
         return [sum(row) for row in paid["token_rewards"]]
 
     sizes = Sizes(COMPLETIONS, TOKENS, BATCH, BATCH, params.ppo.epochs, params.ppo.kl_coef, params.ppo.learning_rate)
-    missing = trl_missing()
-    trl = None if missing else TrlGrpo(shipped, prompts, sizes, params.lora, summed)
+    trl, missing = trl_or_why(lambda: TrlGrpo(shipped, prompts, sizes, params.lora, summed))
     count = len(prompts) * COMPLETIONS
     note = f"{len(prompts)} new pictures, batch {BATCH}, {params.ppo.epochs} epochs; the same verifier and rule pay"
     compare(

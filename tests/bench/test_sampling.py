@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.bench import plain
 from tests.bench.side_by_side import Rival, Target, Work
-from tests.bench.trl_peer import Sizes, TrlGrpo, trl_missing
+from tests.bench.trl_peer import Sizes, TrlGrpo, trl_or_why
 from tests.bench.worlds import forget_pictures
 from tests.pocket_models import LORA
 
@@ -25,8 +25,8 @@ def test_sampling(compare, shipped):
         args = (policy, shipped.prompts, shipped.open_image, Decoding(1.0, TOKENS), COMPLETIONS)
         sample_responses(*args, batch_size=len(few), seed=0)
 
-    missing = trl_missing()
-    trl = None if missing else TrlGrpo(shipped, shipped.prompts, Sizes(COMPLETIONS, TOKENS, 32, 32, 1), LORA, no_reward)
+    sizes = Sizes(COMPLETIONS, TOKENS, 32, 32, 1)
+    trl, missing = trl_or_why(lambda: TrlGrpo(shipped, shipped.prompts, sizes, LORA, no_reward))
     torch.manual_seed(0)
     compare(
         Work(f"sampling, K = {COMPLETIONS}", len(few), "responses"),

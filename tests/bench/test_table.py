@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from tests.bench import trl_peer
 from tests.bench.side_by_side import Rival, SideBySide, Target, Work
-from tests.bench.table import exponent, kept, main, page
+from tests.bench.table import GROWTH_TARGETS, exponent, kept, main, page
+from tests.bench.test_growth import AXES
 
 REPORT = {
     "machine_info": {"cpu": {"brand_raw": "A CPU", "count": 2}, "processor": "", "python_version": "3.11.7"},
@@ -101,11 +103,70 @@ def test_a_rival_that_is_missing_has_a_row_that_says_so():
     assert "| e | TRL | not run: it is not there |" in page(kept(REPORT))
 
 
+def test_a_rival_that_raises_has_a_row_that_says_so_and_the_others_are_timed():
+    """In the round that does not count and in a later one; it is not asked again."""
+    calls = []
+
+    def fails_at(round_, error):
+        def run():
+            calls.append(round_)
+            if calls.count(round_) == round_:
+                raise error
+
+        return run
+
+    clock = Clock()
+    rivals = [
+        Rival("at once", fails_at(1, RuntimeError("no kernel\nlong story"))),
+        Rival("later", fails_at(3, KeyError())),
+        Rival("well", clock.lasting(3.0)),
+    ]
+    at_once, later, well = SideBySide(clock, clock)(Work("work", 10, "things"), clock.lasting(2.0), rivals, rounds=3)
+    assert at_once["missing"] == "RuntimeError: no kernel" and later["missing"] == "KeyError"
+    assert "median" not in at_once and "median" not in later
+    assert at_once["ours"] == "5 things/s"
+    assert (calls.count(1), calls.count(3)) == (1, 3)
+    assert well["missing"] is None and well["median"] == pytest.approx(1.5)
+
+
+def test_a_peer_that_cannot_be_built_is_missing(monkeypatch):
+    def broken():
+        raise TypeError("GRPOConfig got an unexpected keyword")
+
+    monkeypatch.setattr(trl_peer, "trl_missing", lambda: None)
+    assert trl_peer.trl_or_why(broken) == (None, "TypeError: GRPOConfig got an unexpected keyword")
+    assert trl_peer.trl_or_why(lambda: "a trainer") == ("a trainer", None)
+    monkeypatch.setattr(trl_peer, "trl_missing", lambda: "it is not there")
+    assert trl_peer.trl_or_why(broken) == (None, "it is not there")
+
+
 def test_the_page():
     text = page(kept(REPORT))
     assert "A CPU, 2 cores, Python 3.11.7, commit `0123456+`, 2026-11-28" in text
     assert "| a (d) | b\\|c | 2 (1.5 – 2.5) | ≥ 3 | **no** | 4 x/s | 2 x/s |" in text
-    assert "| pictures | update | 1, 4, 16 | 1, 4, 16 | 1.00 | 5, 5, 5 | 0.00 |" in text
+    assert "| pictures | update | 1, 4, 16 | 1, 4, 16 | 1.00 | ≤ 1.15 | yes | 5, 5, 5 | 0.00 | ≤ 0.15 | yes |" in text
+
+
+@pytest.mark.parametrize(
+    ("axis", "seconds", "mebibytes", "met"),
+    [
+        ("pictures", (1, 4, 16), (5, 6, 7), ["yes", "yes"]),
+        ("pictures", (1, 6, 36), (5, 20, 80), ["**no**", "**no**"]),
+        ("responses of each", (1, 4, 16), (5, 20, 80), ["yes", "yes"]),
+        ("responses of each", (1, 4, 16), (5, 40, 320), ["yes", "**no**"]),
+        ("tokens of each", (1, 16, 256), (5, 20, 80), ["**no**", "yes"]),
+    ],
+)
+def test_growth_is_held_against_its_targets(axis, seconds, mebibytes, met):
+    points = list(zip(seconds, mebibytes, strict=True))
+    line = {"axis": axis, "stage": "update", "amounts": [1, 4, 16], "points": points}
+    text = page({**kept(REPORT), "growth": [line]}).splitlines()
+    head, cells = ([cell.strip() for cell in row.strip("|").split("|")] for row in (text[-3], text[-1]))
+    assert [cell for name, cell in zip(head, cells, strict=True) if name == "met"] == met
+
+
+def test_every_axis_that_grows_has_targets():
+    assert set(AXES) == set(GROWTH_TARGETS)
 
 
 def test_exponents():

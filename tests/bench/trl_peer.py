@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 import pandas as pd
-from tests.bench.side_by_side import CPU_SECONDS
+from tests.bench.side_by_side import CPU_SECONDS, attempt
 from tests.pocket_models import PocketWorld
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -26,6 +26,12 @@ def trl_missing() -> str | None:
     except ImportError as error:
         return f"TRL is not there ({error}): `make bench` installs it"
     return None if found.startswith(f"{VERSION}.") else f"TRL {found} is there and not {VERSION}"
+
+
+def trl_or_why(make: Callable[[], "TrlGrpo"]) -> tuple["TrlGrpo | None", str | None]:
+    """TRL's trainer, or why there is none: it is missing, another version, or refuses what it is given."""
+    missing = trl_missing()
+    return (None, missing) if missing else attempt(make)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,10 @@
 """Completions behind copies of their prompt: as many copies as cost least, dealt evenly, the same logprobs."""
 
+import logging
 import math
+import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +13,10 @@ from hypothesis import strategies as st
 from tests.bench.counting import counted
 from tests.pocket_models import stir
 
+from fisao_pipeline.models.backbones.choice import KINDS
 from fisao_pipeline.models.lora import language_tower_name
 from fisao_pipeline.models.packing import pack_count, share_out
+from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.shape import policy_shape
 from fisao_pipeline.params.lora import LoraParams
 
@@ -96,3 +102,66 @@ def test_the_plan_and_the_policy_share_out_alike(world):
     layer = tower.layers[0]
     weights = sum(p.numel() for n, p in layer.named_parameters() if p.ndim == 2 and "lora_" not in n)
     assert policy._linear_tokens == weights / (2 * config.hidden_size)
+
+
+# --- what is not packed says why -----------------------------------------------------------------------------------
+
+SAID = "Completions are scored each behind its own prompt: "
+
+
+def scored_said(world, policy, caplog, owners) -> list[str]:
+    """What is logged while completions of so many prompts are scored twice."""
+    batch = world.batch(policy, 2)
+    ids = torch.full((len(owners), 3), 300)
+    with torch.no_grad(), caplog.at_level(logging.INFO, logger="fisao_pipeline"):
+        for _ in range(2):
+            policy.score(batch, ids, torch.ones_like(ids, dtype=torch.bool), 1.0, prompt_of_row=owners)
+    return [record.getMessage() for record in caplog.records]
+
+
+def with_attention(world, name) -> Policy:
+    return Policy.load(replace(world.policy_source, options={"model": {"attn_implementation": name}}), LORA)
+
+
+def test_what_cannot_be_packed_says_why_once(world, caplog):
+    policy = with_attention(world, "eager")
+    (said,) = scored_said(world, policy, caplog, [0, 0, 1, 1])
+    assert said.startswith(SAID + "attention 'eager' does not take")
+    assert "`options: {model: {attn_implementation: sdpa}}` on policy_backbone" in said
+
+
+@pytest.mark.parametrize(("attention", "owners"), [("sdpa", [0, 0, 1, 1]), ("eager", [0, 1])])
+def test_nothing_is_said_where_completions_are_packed_or_share_no_prompt(world, caplog, attention, owners):
+    assert scored_said(world, with_attention(world, attention), caplog, owners) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("qwen2_vl", "along three axes"),
+        ("qwen3_vl", "along three axes"),
+        ("paligemma", "tokens of the prompt see each other in both directions"),
+        ("gemma3", "tokens of an image see each other in both directions"),
+    ],
+)
+def test_a_kind_that_is_never_packed_says_why(world, kind, words):
+    """Whatever its attention is: the pocket model's would do."""
+    assert words in KINDS[kind].unpacked_reason(world.policy(LORA).backbone)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("sliding_window", 64, "a window of 64 tokens"),
+        ("rope_parameters", {"mrope_section": [1, 1, 2]}, "along several axes"),
+        ("_attn_implementation", "flash_attention_2", "'flash_attention_2' does not take a mask.*sdpa"),
+    ],
+)
+def test_a_configuration_that_is_not_packed_says_why(world, monkeypatch, name, value, words):
+    model = world.policy(LORA).backbone
+    kind = KINDS["llava"]
+    assert kind.unpacked_reason(model) is None
+    monkeypatch.setattr(
+        model.config, "get_text_config", lambda: SimpleNamespace(**{"_attn_implementation": "sdpa", name: value})
+    )
+    assert re.search(words, kind.unpacked_reason(model))

@@ -49,6 +49,7 @@ def test_weights_that_are_not_there_are_planned_for_and_listed_with_all_else(smo
     said = capsys.readouterr().out
     assert f"{plan['policy']['parameters']:,} parameters in float32" in said
     assert "No GPU was found here" in said
+    assert plan["policy"]["unpacked"] is None and "behind its own prompt" not in said
 
 
 def test_a_gpu_that_is_too_small_is_told_with_what_to_change(smoke, monkeypatch):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.bench.worlds import shipped_block, training_params
 from tests.pocket_models import LORA, PocketWorld, build_pocket_models, stir
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
@@ -12,10 +13,13 @@ from fisao_pipeline.models.packing import pack_completions
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.shape import PolicyShape, VerifierShape, policy_shape, shape_of_config, verifier_shape
 from fisao_pipeline.models.source import ModelNotFoundError, ModelSource
+from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
 from fisao_pipeline.params.lora import LoraParams
-from fisao_pipeline.params.plan import Card, Utilisation
+from fisao_pipeline.params.plan import Card, PlanParams, Utilisation
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.planning import memory, work
 from fisao_pipeline.planning.memory import Lengths
+from fisao_pipeline.planning.plan import Run, format_plan, plan_run
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -52,6 +56,21 @@ SMALL = PolicyShape(
 LENGTHS = Lengths(prompt=10, response=6, group=3)
 
 
+def plan_of(shape: PolicyShape, card: Card | None = None, **ppo: int) -> dict:
+    """The shipped settings' plan of a policy, for a card or for those of the parameters."""
+    run = Run(
+        shape,
+        None,
+        {},
+        ResponseSamplingParams.model_validate(shipped_block("response_sampling")),
+        training_params(**ppo),
+        BenchmarkEvaluationParams.model_validate(shipped_block("benchmark_evaluation")),
+        checkpointing=False,
+        feature_cache_bytes=0,
+    )
+    return plan_run(run, PlanParams.model_validate(shipped_block("plan")), card)
+
+
 # --- sizes ---------------------------------------------------------------------------------------------------------
 
 
@@ -84,6 +103,16 @@ def test_weight_bytes_are_those_of_the_file(world, shape):
 def test_a_configuration_is_enough(world, tmp_path, shape):
     (tmp_path / "config.json").write_bytes((world.models / "pocket_vlm" / "config.json").read_bytes())
     assert policy_shape(ModelSource(str(tmp_path), dtype="auto"), LORA) == shape
+
+
+def test_a_model_that_is_not_packed_is_planned_so_with_the_reason(world):
+    source = replace(world.policy_source, options={"model": {"attn_implementation": "eager"}})
+    eager = policy_shape(source, LORA)
+    assert not eager.packs and "eager" in eager.unpacked
+    planned = plan_of(eager)
+    (line,) = [line for line in format_plan(planned).splitlines() if "behind its own prompt" in line]
+    assert line.startswith("scoring    each response behind its own prompt: attention 'eager'")
+    assert "behind its own prompt" not in format_plan(plan_of(policy_shape(world.policy_source, LORA)))
 
 
 def test_without_a_configuration_it_says_how_to_get_one(tmp_path):
@@ -197,6 +226,36 @@ def test_activations_by_hand():
     assert memory.layer_bytes_per_token(replace(SMALL, dtype="float32")) == 64 + 96 + 240 + 144 + 16
 
 
+def test_a_piece_of_a_group_has_a_prompt_of_its_own():
+    assert LENGTHS.scored(3, SMALL) == (1, 10 + 3 * 6)
+    assert LENGTHS.scored(2, SMALL) == (1, 10 + 2 * 6), "pieces of 2 and 1"
+    assert LENGTHS.scored(1, SMALL) == (1, 10 + 6)
+    # 9 with at most 8 at once are 5 and 4, and two pieces of 4 go together.
+    assert Lengths(10, 6, 9).scored(8, SMALL) == (2, 10 + 5 * 6)
+    assert Lengths(10, 6, 9).scored(8, replace(SMALL, unpacked="so"))[1] == 10 + 6
+
+
+@pytest.mark.parametrize(("micro", "copies"), [(64, 1), (4, 1), (2, 2), (1, 4)])
+def test_small_micro_batches_run_the_prompt_more_often(micro, copies):
+    whole, split = plan_of(SMALL)["work"], plan_of(SMALL, micro_batch_size=micro)["work"]
+    for phase in ("scoring", "update"):
+        assert split[phase]["sequences"] == copies * whole[phase]["sequences"]
+        assert split[phase]["new_tokens"] == whole[phase]["new_tokens"]
+        assert (split[phase]["tokens"] - split[phase]["new_tokens"]) == pytest.approx(
+            copies * (whole[phase]["tokens"] - whole[phase]["new_tokens"]), abs=copies
+        )
+    assert split["round sampling"] == whole["round sampling"]
+
+
+@pytest.mark.parametrize(("learns", "least"), [(None, "learning from one response"), (1, "drawing one prompt's")])
+def test_a_card_that_is_too_small_for_anything_says_for_what(monkeypatch, learns, least):
+    card = Card(name="Small", memory_gib=1, bfloat16_tflops=1, float32_tflops=1)
+    monkeypatch.setattr(memory, "largest_micro_batch", lambda *_: learns)
+    monkeypatch.setattr(memory, "largest_sampling_batch", lambda *_: None)
+    (planned,) = plan_of(SMALL, card)["cards"]
+    assert f"is too small for {least}" in planned["fault"]
+
+
 def test_a_deep_model_is_smaller_with_checkpointing():
     deep = replace(SMALL, layers=32)
     whole, again = (memory.activation_bytes(deep, LENGTHS, 3, checkpointing) for checkpointing in (False, True))
@@ -217,9 +276,11 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not():
     # 12 / 6: the next smaller divisor.
     assert memory.largest_micro_batch(SMALL, LENGTHS, 12, at[12] - 1, False) == 6
     assert memory.largest_micro_batch(SMALL, LENGTHS, 12, at[6] - 1, False) == 3
-    # Less than a group is a group.
-    assert at[1] == at[3]
-    assert memory.largest_micro_batch(SMALL, LENGTHS, 12, at[3] - 1, False) is None
+    # Less than a group is a piece of it.
+    assert at[1] < memory.activation_bytes(SMALL, LENGTHS, 2, False) < at[3]
+    assert memory.largest_micro_batch(SMALL, LENGTHS, 12, at[3] - 1, False) == 2
+    assert memory.largest_micro_batch(SMALL, LENGTHS, 12, at[1], False) == 1
+    assert memory.largest_micro_batch(SMALL, LENGTHS, 12, at[1] - 1, False) is None
 
 
 def test_the_largest_sampling_batch_is_of_whole_prompts():

@@ -132,7 +132,7 @@ def ppo_weights(world, micro, watch=lambda: None, **changes):
     return step, [p.detach().clone() for p in policy.trainable_parameters()]
 
 
-@pytest.mark.parametrize("most", [4, 2])
+@pytest.mark.parametrize("most", [4, 2, 1])
 def test_ppo_takes_the_steps_of_the_half_micro_batch(world, monkeypatch, caplog, most):
     from fisao_pipeline.training import ppo as module
 
@@ -147,7 +147,7 @@ def test_ppo_takes_the_steps_of_the_half_micro_batch(world, monkeypatch, caplog,
 
     with caplog.at_level(logging.WARNING, logger="fisao_pipeline"):
         step, weights = ppo_weights(world, 8, watch)
-    assert card.refused == {4: 1, 2: 2}[most] == caplog.text.count("going on with")
+    assert card.refused == {4: 1, 2: 2, 1: 3}[most] == caplog.text.count("going on with")
     assert f"policy_training.ppo.micro_batch_size {2 * most}: going on with {most}" in caplog.text
     assert step == wanted_step
     assert all(torch.equal(a, b) for a, b in zip(weights, wanted, strict=True))
@@ -175,13 +175,13 @@ def test_memory_that_runs_out_half_way_through_a_step_leaves_no_gradient_behind(
     assert all(torch.equal(a, b) for a, b in zip(weights, wanted, strict=True))
 
 
-def test_ppo_does_not_go_below_one_prompts_responses(world, monkeypatch):
+def test_ppo_ends_where_not_even_one_response_fits(world, monkeypatch):
     from fisao_pipeline.training import ppo as module
 
     def watch():
-        SmallCard(monkeypatch, module, "_micro_batch_loss", 1, lambda _p, _s, rows, *_a: len(rows))
+        SmallCard(monkeypatch, module, "_micro_batch_loss", 0, lambda _p, _s, rows, *_a: len(rows))
 
-    said = r"policy_training\.ppo\.micro_batch_size 2\).*gradient_checkpointing.*max_new_tokens"
+    said = r"policy_training\.ppo\.micro_batch_size 1\).*gradient_checkpointing.*max_new_tokens"
     with pytest.raises(torch.OutOfMemoryError, match=said):
         ppo_weights(world, 8, watch)
 
@@ -194,6 +194,11 @@ def test_scoring_is_that_of_the_half(world, monkeypatch):
     card = SmallCard(monkeypatch, policy, "score", 4, lambda _b, ids, *_a, **_o: len(ids))
     found = recomputed_logprobs(policy, rollouts, world.open_image, TEMPERATURE, micro)
     assert card.refused == 1 and micro.size == 4
+    SmallCard(monkeypatch, policy, "score", 1, lambda _b, ids, *_a, **_o: len(ids))
+    alone = recomputed_logprobs(policy, rollouts, world.open_image, TEMPERATURE, micro)
+    assert micro.size == 1, "a prompt's two responses do not fit, each alone does"
+    for one, both in zip(alone, wanted, strict=True):
+        torch.testing.assert_close(one, both, atol=1e-5, rtol=0)
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 

@@ -55,19 +55,19 @@ def policy(world) -> Policy:
     return stir(world.policy())
 
 
-def roll_out(world: PocketWorld, policy: Policy, seed: int = 0) -> RolloutBatch:
-    """Two sampled completions of each of four prompts, of different lengths; every third token pays."""
-    prompts = world.prompts.head(4)
+def roll_out(world: PocketWorld, policy: Policy, seed: int = 0, group: int = GROUP) -> RolloutBatch:
+    """Eight sampled completions, so many of each prompt, of different lengths; every third token pays."""
+    prompts = world.prompts.head(8 // group)
     batch = policy.encode(prompts["prompt"].tolist(), prompts["image_id"].tolist(), world.open_image)
     torch.manual_seed(seed)
     ends = favour(Policy(policy.model, policy.processor), policy.tokenizer.eos_token_id, 0.0)
-    drawn = ends.sample(batch, Decoding(TEMPERATURE, 8), GROUP)
+    drawn = ends.sample(batch, Decoding(TEMPERATURE, 8), group)
     lengths = torch.tensor([8, 3, 5, 8, 1, 6, 7, 2]).clamp(max=drawn.mask.sum(dim=1))
     mask = torch.arange(drawn.ids.shape[1]) < lengths[:, None]
     rewards = torch.where(mask & (drawn.ids % 3 == 0), 1.0, 0.0)
     return RolloutBatch(
-        [p for p in prompts["prompt"] for _ in range(GROUP)],
-        [i for i in prompts["image_id"] for _ in range(GROUP)],
+        [p for p in prompts["prompt"] for _ in range(group)],
+        [i for i in prompts["image_id"] for _ in range(group)],
         torch.where(mask, drawn.ids, 0),
         mask,
         torch.where(mask, drawn.logprobs, 0.0),
@@ -211,6 +211,33 @@ def test_micro_batches_change_neither_gradient_nor_step(world, advantage, kl_pen
             assert step[name] == pytest.approx(value, abs=1e-4), name
 
 
+@pytest.mark.parametrize("advantage", ["gae", "group"])
+def test_a_group_that_is_cut_has_the_gradient_of_the_whole(world, monkeypatch, advantage):
+    """Four responses of each of two prompts, by one, two, four (a group) and eight at a time."""
+    gradients, passes = {}, {}
+    for micro in (1, 2, 4, 8):
+        policy = stir(world.policy())
+        if advantage == "gae":
+            policy.add_value_head()
+        rollouts = roll_out(world, policy, group=4)
+        ppo = params(advantage=advantage, micro_batch_size=micro)
+        # Per-token numbers are those of one scoring.
+        scored = score_rollouts(policy, rollouts, world.open_image, TEMPERATURE, params(advantage=advantage), 0.1)
+        counted: list[int] = []
+        real = ppo_module._micro_batch_loss
+        with monkeypatch.context() as patch:
+            patch.setattr(ppo_module, "_micro_batch_loss", lambda *a, r=real, c=counted: c.append(len(a[2])) or r(*a))
+            one_round(world, policy, scored, ppo)
+        gradients[micro] = [p.grad.clone() for p in policy.trainable_parameters()]
+        passes[micro] = counted
+    assert passes == {1: [1] * 8, 2: [2] * 4, 4: [4] * 2, 8: [8]}
+    largest = max(float(g.abs().max()) for g in gradients[8])
+    assert largest > 1e-3
+    for micro in (1, 2, 4):
+        for got, whole in zip(gradients[micro], gradients[8], strict=True):
+            torch.testing.assert_close(got, whole, atol=1e-6 * max(1.0, largest), rtol=1e-6)
+
+
 def test_what_is_behind_the_mask_has_no_gradient(world):
     """Junk tokens, advantages and logprobs off the mask change nothing."""
     gradients = []
@@ -341,13 +368,18 @@ def test_every_response_is_seen_once_an_epoch(world, policy, monkeypatch):
     assert result["stopped_early"] == 0
 
 
-def test_micro_batches_hold_whole_groups(world, policy):
+def test_micro_batches_hold_whole_groups_where_these_fit(world, policy):
     rollouts = roll_out(world, policy)
     assert rollouts.groups == [range(0, 2), range(2, 4), range(4, 6), range(6, 8)]
-    for size, count in ((1, 4), (4, 2), (5, 2), (8, 1)):
+    for size, count in ((1, 8), (2, 4), (4, 2), (5, 2), (8, 1)):
         parts = ppo_module.micro_batches(rollouts, rollouts.groups, size)
         assert len(parts) == count
         assert sorted(row for part in parts for row in part) == list(range(8))
+        together = [[n for n, part in enumerate(parts) if set(group) & set(part)] for group in rollouts.groups]
+        assert [len(numbers) for numbers in together] == [2 if size == 1 else 1] * 4
+    parts = ppo_module.micro_batches(rollouts, [range(0, 5), range(5, 8)], 3)
+    assert sorted(map(len, parts)) == [2, 3, 3], "five are three and two, never four and one"
+    assert all(part == list(range(part[0], part[-1] + 1)) for part in parts)
 
 
 def test_a_lost_response_does_not_keep_the_others_from_training(world, policy):

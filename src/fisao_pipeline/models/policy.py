@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
@@ -37,6 +38,8 @@ from fisao_pipeline.params.lora import LoraParams
 if TYPE_CHECKING:
     from fisao_pipeline.models.vllm_engine import VllmEngine
 
+logger = logging.getLogger(__name__)
+
 
 class Policy:
     """One vision-language model, optionally with a LoRA adapter on its language tower.
@@ -57,6 +60,7 @@ class Policy:
         self.engine: VllmEngine | None = None
         # `models.source.loaded_identity` of the backbone, where it is known.
         self.identity: str | None = None
+        self._said_unpacked = False
 
     @classmethod
     def load(cls, source: ModelSource, lora: LoraParams | None = None, adapter: str | Path | None = None) -> Policy:
@@ -245,6 +249,7 @@ class Policy:
     ) -> tuple[dict, Int[Tensor, "b t"]]:
         """Arguments of the forward pass, and for each completion token the flat place of the state that predicts it."""
         if prompt_of_row is not None and not self.shares_prompts:
+            self._say_unpacked(prompt_of_row)
             batch, prompt_of_row = batch.rows(prompt_of_row), None
         if prompt_of_row is not None:
             batch, prompt_of_row = self._shared_out(batch, mask, prompt_of_row)
@@ -260,6 +265,13 @@ class Policy:
         rows, steps = torch.arange(len(ids), device=ids.device), torch.arange(ids.shape[1], device=ids.device)
         # The state at position p predicts the token at p + 1.
         return inputs, rows[:, None] * inputs["input_ids"].shape[1] + batch.input_ids.shape[1] - 1 + steps
+
+    def _say_unpacked(self, prompt_of_row: Sequence[int]) -> None:
+        # Where each has a prompt of its own anyhow, nothing is lost.
+        if not self._said_unpacked and len(set(prompt_of_row)) < len(prompt_of_row):
+            reason = self.kind.unpacked_reason(self.backbone)
+            logger.info("Completions are scored each behind its own prompt: %s.", reason)
+            self._said_unpacked = True
 
     def _shared_out(
         self, batch: PromptBatch, mask: Tensor, prompt_of_row: Sequence[int]

@@ -49,7 +49,7 @@ class PolicyShape:
         context_tokens: What the configuration allows; None without a limit.
         image_tokens: What an image takes in the prompt; None where that depends on its size, or is not configured.
         vision_tokens: What the vision tower computes for an image; None where the configuration does not say.
-        packs: Whether completions are scored behind one copy of their prompt, or each behind its own.
+        unpacked: Why completions are scored each behind its own prompt; None where they share one.
         linear_parameters: Of the language tower's linear layers, those that 4 bits are for.
         quantization: `nf4` where these are 4-bit; None where all is in ``dtype``.
         patches_per_token: Patches of the vision tower that become one image token, where ``vision_tokens`` is None.
@@ -72,7 +72,7 @@ class PolicyShape:
     context_tokens: int | None
     image_tokens: int | None
     vision_tokens: int | None
-    packs: bool = True
+    unpacked: str | None = None
     linear_parameters: int = 0
     quantization: str | None = None
     patches_per_token: int = 1
@@ -81,6 +81,11 @@ class PolicyShape:
     def dtype_bytes(self) -> int:
         """Bytes of one weight, and of what is computed."""
         return BYTES[self.dtype]
+
+    @property
+    def packs(self) -> bool:
+        """Whether completions are scored behind one copy of their prompt, or each behind its own."""
+        return self.unpacked is None
 
     @property
     def linear_tokens(self) -> float:
@@ -165,7 +170,7 @@ def shape_of_config(
         context_tokens=getattr(text, "max_position_embeddings", None),
         image_tokens=_image_tokens(config),
         vision_tokens=_vision_tokens(config),
-        packs=kind_of(config).can_pack(model),
+        unpacked=kind_of(config).unpacked_reason(model),
         linear_parameters=linear,
         patches_per_token=getattr(getattr(config, "vision_config", None), "spatial_merge_size", 1) ** 2,
     )

@@ -19,7 +19,11 @@ class OptimiserParams(StageParams):
     max_grad_norm: float = Field(gt=0)
     epochs: int = Field(ge=1, description="Passes over what a round learns from.")
     batch_size: int = Field(ge=1, description="Responses (`dpo`: pairs) per optimiser step.")
-    micro_batch_size: int = Field(ge=1, description="Responses (`dpo`: pairs) per forward pass; memory only.")
+    micro_batch_size: int = Field(
+        ge=1,
+        description="Responses (`dpo`: pairs) per forward pass; memory only. Those of a prompt share it, so that fewer "
+        "than response_sampling.responses_per_prompt compute it several times.",
+    )
 
     @model_validator(mode="after")
     def _micro_batches_fill_batches(self) -> OptimiserParams:

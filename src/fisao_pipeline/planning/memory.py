@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fisao_pipeline.models.packing import pack_count
 from fisao_pipeline.models.quantization import NF4_BYTES
@@ -27,6 +27,10 @@ class Lengths:
     response: int
     group: int
 
+    def at_once(self, responses: int) -> Lengths:
+        """Where so many are scored at once: K in as few and equal pieces as that needs, a piece being the group."""
+        return replace(self, group=-(-self.group // -(-self.group // responses)))
+
     def packs(self, shape: PolicyShape, share: float = 1.0) -> int:
         """Sequences that a prompt's responses are scored in, C: see `models.packing.pack_count`; K without packing.
 
@@ -37,9 +41,12 @@ class Lengths:
         return pack_count(self.prompt, [[share * self.response] * self.group], shape.linear_tokens)
 
     def scored(self, responses: int, shape: PolicyShape) -> tuple[int, int]:
-        """Sequences that score so many responses, and the tokens of each: ⌈n / K⌉ · C of P + ⌈K / C⌉ T."""
-        packs = self.packs(shape)
-        return -(-responses // self.group) * packs, self.prompt + -(-self.group // packs) * self.response
+        """Sequences that score so many responses, and the tokens of each: ⌈n / k⌉ · C of P + ⌈k / C⌉ T.
+
+        k is K, or with n < K the responses of a piece: see ``at_once``.
+        """
+        group, packs = self.at_once(responses).group, self.at_once(responses).packs(shape)
+        return -(-responses // group) * packs, self.prompt + -(-group // packs) * self.response
 
 
 def weight_bytes(shape: PolicyShape | VerifierShape) -> int:
@@ -96,8 +103,8 @@ def layer_bytes_per_token(shape: PolicyShape) -> int:
 def activation_bytes(shape: PolicyShape, lengths: Lengths, responses: int, checkpointing: bool) -> int:
     """What an update's forward pass of `responses` responses keeps for its backward pass.
 
-    n sequences of s tokens each, see ``Lengths.scored``: whole groups share a prompt where the model can. With L layers
-    that keep a bytes a token, b bytes a weight, width d and vocabulary v:
+    n sequences of s tokens each, see ``Lengths.scored``: a group, or a piece of it, shares a prompt where the model
+    can. With L layers that keep a bytes a token, b bytes a weight, width d and vocabulary v:
 
         without checkpointing   n s (L a + b d)
         with                    n s (L b d + 2 a + b d)
@@ -112,7 +119,8 @@ def activation_bytes(shape: PolicyShape, lengths: Lengths, responses: int, check
     stored = b * shape.hidden
     layers = shape.layers * stored + 2 * kept if checkpointing else shape.layers * kept
     mask = sequences * length**2 * (1 + b)
-    drawn = -(-responses // lengths.group) * lengths.group * lengths.response
+    group = lengths.at_once(responses).group
+    drawn = -(-responses // group) * group * lengths.response
     rows = min(drawn, CHUNK_TOKENS)
     return tokens * (layers + stored) + mask + rows * shape.vocabulary * (b + 3 * FLOAT32)
 
@@ -149,7 +157,7 @@ def feature_bytes(shape: PolicyShape, image_tokens: int, images: int, limit: int
 def largest_micro_batch(
     shape: PolicyShape, lengths: Lengths, batch_size: int, free_bytes: float, checkpointing: bool
 ) -> int | None:
-    """The largest divisor of `batch_size` whose activations fit; None if not even one response's group does."""
+    """The largest divisor of `batch_size` whose activations fit; None if not even one response's do."""
     fitting = (
         size
         for size in range(batch_size, 0, -1)

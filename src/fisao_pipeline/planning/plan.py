@@ -14,7 +14,7 @@ from fisao_pipeline.params.policy_training import PolicyTrainingParams
 from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.planning import memory
 from fisao_pipeline.planning.memory import Lengths
-from fisao_pipeline.planning.work import hours, optimiser_of, phases
+from fisao_pipeline.planning.work import hours, optimiser_of, phases, responses_per_micro_batch
 
 GIB = 2**30
 
@@ -49,11 +49,6 @@ class Run:
         if self.training.trainer != "ppo" or self.training.ppo.advantage != "gae":
             return 0
         return memory.value_head_parameters(self.policy.hidden, self.training.ppo.value_width)
-
-    @property
-    def responses_per_micro_batch(self) -> int:
-        """As the parameters have it; a pair of `dpo` is two responses."""
-        return optimiser_of(self.training).micro_batch_size * (2 if self.training.trainer == "dpo" else 1)
 
     def lengths(self, plan: PlanParams) -> Lengths:
         """Longest prompt and response.
@@ -91,7 +86,7 @@ def plan_run(run: Run, plan: PlanParams, found: Card | None) -> dict[str, Any]:
     """
     lengths = run.lengths(plan)
     fixed = fixed_bytes(run, plan)
-    responses = run.responses_per_micro_batch
+    responses = responses_per_micro_batch(run.training)
     work = phases(
         run.policy,
         run.verifier,
@@ -184,10 +179,11 @@ def _fault(run: Run, plan: PlanParams, card: Card, micro: int | None, sampling: 
             else None
         )
     need = sum(fixed_bytes(run, plan).values()) / GIB
+    least = "learning from one response" if micro is None else "drawing one prompt's responses"
     advice = _what_would_fit(run, plan, card)
     return (
-        f"{card.name} ({card.memory_gib:g} GiB, {plan.reserve_gib:g} of them reserved) is too small for one prompt's "
-        f"responses: weights, adapter and features take {need:.1f} GiB. {advice}"
+        f"{card.name} ({card.memory_gib:g} GiB, {plan.reserve_gib:g} of them reserved) is too small for {least}: "
+        f"weights, adapter and features take {need:.1f} GiB. {advice}"
     )
 
 
@@ -247,6 +243,7 @@ def format_plan(planned: Mapping[str, Any]) -> str:
         else "verifier   not known",
         f"tokens     prompt {lengths['prompt']} with its image, response {lengths['response']}, "
         f"{lengths['group']} responses a prompt; {planned['new_tokens']:,} drawn in the whole run",
+        *([f"scoring    each response behind its own prompt: {policy['unpacked']}"] if policy["unpacked"] else []),
         "",
         *(f"{_NAMES[name]:<50} {_size(size):>11}" for name, size in sizes.items() if name in _NAMES),
         "",

@@ -44,6 +44,11 @@ def optimiser_of(params: PolicyTrainingParams) -> OptimiserParams:
     return getattr(params, params.trainer)
 
 
+def responses_per_micro_batch(params: PolicyTrainingParams) -> int:
+    """As the parameters have it; a pair of `dpo` is two responses."""
+    return optimiser_of(params).micro_batch_size * (2 if params.trainer == "dpo" else 1)
+
+
 def forward_flops(shape: PolicyShape, tokens: float, context: float, projected: float) -> float:
     """Of a forward pass: 2 N tokens + 4 L q context · tokens + 2 H projected.
 
@@ -95,7 +100,8 @@ def phases(
     asked = QUESTIONS_PER_IMAGE * min(evaluation.pope_images, held_out)
     rounds = training.rounds * per_round
     # A prompt's responses are scored behind one or a few copies of it, or each behind its own.
-    copies = lengths.packs(shape, response_share)
+    piece = lengths.at_once(responses_per_micro_batch(training))
+    copies = -(-k // piece.group) * piece.packs(shape, response_share)
     packed = lengths.prompt + k / copies * length
 
     asked_prompts = 0

@@ -181,7 +181,7 @@ def micro_batch(params: OptimiserParams, trainer: str, per_item: int = 1) -> Hal
         f"policy_training.{trainer}.micro_batch_size" + (f" (of {per_item} responses each)" if per_item > 1 else ""),
         "Gradients are summed over micro-batches, so steps are the same but for rounding.",
         "Set `gradient_checkpointing: true` in the options of policy_backbone, load it in bfloat16, or lower "
-        "response_sampling.max_new_tokens or .responses_per_prompt.",
+        "response_sampling.max_new_tokens.",
     )
 
 

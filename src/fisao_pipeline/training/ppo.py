@@ -201,7 +201,7 @@ def _update(
         return sums
 
     # The step itself is not repeated: half a step of Adam cannot be taken back.
-    sums = micro.run(gather, smallest=max(map(len, groups)))
+    sums = micro.run(gather)
     norm = clipped_step(policy, optimizer, params.max_grad_norm, "ppo")
     return {**sums, "grad_norm": norm}
 

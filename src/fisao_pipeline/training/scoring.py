@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -57,19 +58,29 @@ def recomputed_logprobs(
             old[rows, :width], values[rows, :width], ref[rows, :width] = old_part, values_part, ref_part
         return Scores(old, ref, values)
 
-    return micro.run(score, smallest=max(map(len, rollouts.groups), default=1))
+    return micro.run(score)
 
 
 def micro_batches(rollouts: RolloutBatch, groups: list[range], size: int) -> list[list[int]]:
-    """Rows of whole groups, about ``size`` at a time, groups of similar length together: less is padding then."""
+    """Rows of whole groups, at most ``size`` at a time, groups of similar length together: less is padding then.
+
+    A group larger than that comes in pieces, as few and as equal as can be, each behind a copy of its prompt.
+    """
     lengths = rollouts.completion_mask.sum(dim=1).tolist()
-    ordered = sorted(groups, key=lambda group: sum(lengths[row] for row in group))
+    pieces = [piece for group in groups for piece in _pieces(group, size)]
+    ordered = sorted(pieces, key=lambda group: sum(lengths[row] for row in group))
     batches: list[list[int]] = []
     for group in ordered:
         if not batches or len(batches[-1]) + len(group) > size:
             batches.append([])
         batches[-1] += group
     return batches
+
+
+def _pieces(group: range, size: int) -> list[range]:
+    count = -(-len(group) // size)
+    bounds = [len(group) * number // count for number in range(count + 1)]
+    return [group[start:end] for start, end in pairwise(bounds)]
 
 
 def score_part(

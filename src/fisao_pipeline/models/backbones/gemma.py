@@ -22,7 +22,7 @@ class PaliGemma(BackboneKind):
 
     equal_images = True
     lists_features = False
-    may_pack = False
+    unpacked = "the tokens of the prompt see each other in both directions"
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
         super().__init__(model, processor)
@@ -50,7 +50,7 @@ class Gemma3(BackboneKind):
 
     equal_images = True
     lists_features = False
-    may_pack = False
+    unpacked = "the tokens of an image see each other in both directions"
 
     def inputs(
         self, batch: PromptBatch, completion_ids: Tensor | None = None, completion_mask: Tensor | None = None

@@ -33,7 +33,8 @@ class BackboneKind:
             tower at once; otherwise images are seen one by one, and no padding between them exists.
         equal_images: Whether every image takes as many tokens of the prompt, whatever its size.
         lists_features: Whether the model takes the features of a batch as a list; otherwise as one tensor.
-        may_pack: Whether completions may be packed behind one copy of their prompt, where attention allows it.
+        unpacked: Why completions of this kind are never packed behind one copy of their prompt; None where they are as
+            soon as attention allows it.
         logit_cap: The model's logits are cap · tanh(x / cap) of what the output layer gives; None for no cap.
     """
 
@@ -41,7 +42,7 @@ class BackboneKind:
     batches_images = False
     equal_images = False
     lists_features = True
-    may_pack = True
+    unpacked: str | None = None
     logit_cap: float | None = None
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
@@ -167,20 +168,35 @@ class BackboneKind:
 
     @property
     def packs(self) -> bool:
-        """Whether completions may be packed behind one copy of their prompt; see ``can_pack``."""
-        return self.can_pack(self.model)
+        """Whether completions may be packed behind one copy of their prompt; see ``unpacked_reason``."""
+        return self.unpacked_reason(self.model) is None
 
     @classmethod
-    def can_pack(cls, model: PreTrainedModel) -> bool:
-        """Whether a model of this kind, its weights there or not, takes completions packed behind their prompt.
+    def unpacked_reason(cls, model: PreTrainedModel) -> str | None:
+        """Why a model of this kind, its weights there or not, does not take completions packed behind their prompt.
 
         The packed mask is boolean, which only torch's scaled_dot_product_attention reads as such, and positions count
         along one axis: eager or flash attention, sliding windows and multi-axis positions take the plain path.
+
+        Returns:
+            The end of "each behind its own prompt: …", with the remedy where there is one; None for a model that
+            takes them.
         """
         text = model.config.get_text_config()
-        rope = getattr(text, "rope_parameters", None) or {}
-        plain = not getattr(text, "sliding_window", None) and "mrope_section" not in rope
-        return cls.may_pack and plain and getattr(text, "_attn_implementation", None) == "sdpa"
+        if cls.unpacked is not None:
+            return cls.unpacked
+        if "mrope_section" in (getattr(text, "rope_parameters", None) or {}):
+            return "positions count along several axes"
+        window = getattr(text, "sliding_window", None)
+        if window:
+            return f"attention looks back over a window of {window} tokens only"
+        attention = getattr(text, "_attn_implementation", None)
+        if attention != "sdpa":
+            return (
+                f"attention {attention!r} does not take a mask of each completion's own; set "
+                "`options: {model: {attn_implementation: sdpa}}` on policy_backbone"
+            )
+        return None
 
     def inputs(
         self,

@@ -25,7 +25,7 @@ class QwenVl(BackboneKind):
     go with it.
     """
 
-    may_pack = False
+    unpacked = "positions count along three axes"
 
     def positions(self, ids: Int[Tensor, " p"], encoded: Mapping[str, Tensor]) -> Int[Tensor, "3 p"]:
         """Temporal, vertical and horizontal position of each token of a prompt."""
