@@ -334,6 +334,27 @@ def test_the_run_is_tracked_with_parameters_metrics_and_tags(smoke, default_run)
     assert [point.step for point in steps] == list(range(1, int(smoke.table("training_history")["updates"].sum()) + 1))
 
 
+def artifacts_of(smoke: Smoke, session_id: str) -> dict[str, list[str]]:
+    """Files of an MLflow run, by folder."""
+    client, run_id = mlflow.MlflowClient(smoke.tracking_uri), smoke.tracked(session_id).info.run_id
+    folders = [each.path for each in client.list_artifacts(run_id) if each.is_dir]
+    return {folder: [each.path for each in client.list_artifacts(run_id, folder)] for folder in folders}
+
+
+def test_figures_and_report_are_files_of_the_run_that_made_them(smoke, default_run):
+    drawn = {name: [f"{name}/{name}.json"] for name in ("score_distributions", "reward_quality")}
+    judged = {
+        "reward_shift": ["reward_shift/reward_shift.json"],
+        "report": ["report/report.html"],
+        "comparison_table": ["comparison_table/comparison_table.md"],
+    }
+    assert artifacts_of(smoke, default_run) == drawn | judged
+    evaluation = smoke.run("benchmark_evaluation", force=True)
+    assert artifacts_of(smoke, evaluation) == judged
+    place = smoke.tracked(evaluation).info.artifact_uri
+    assert mlflow.artifacts.load_text(f"{place}/report/report.html") == smoke.page("report")
+
+
 def test_from_an_adapter_in_the_registry_to_its_pictures_and_back(smoke, default_run):
     """By ids that are copied from one place to the next, in MLflow alone."""
     client = mlflow.MlflowClient(smoke.tracking_uri, smoke.tracking_uri)

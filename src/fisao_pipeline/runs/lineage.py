@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 # Names in the catalog: an input that is filled here, and the page whose place is said when a run has ended.
 LINEAGE, REPORT = "lineage", "report"
+# What a reader opens, beside the figures: copied to the MLflow run.
+PAGES = (REPORT, "comparison_table")
 
 
 class LineageHooks:
@@ -169,7 +171,7 @@ class LineageHooks:
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
-        """Tag the MLflow run with version and content of what was saved; an adapter is a model of it."""
+        """Tag the MLflow run with version and content of what was saved; figures and pages are files of it."""
         self._saved.add(dataset_name)
         self._gather.forget(dataset_name)
         version = self._version(dataset_name, "resolve_save_version")
@@ -179,6 +181,9 @@ class LineageHooks:
         dataset = self._catalog.get(dataset_name)
         if record and version is not None and isinstance(dataset, AdapterFolderDataset):
             self._log_adapter(dataset.version_path(version), record)
+        if version is not None and (dataset_name in PAGES or getattr(dataset, "drawn_as", "")):
+            file = str(dataset.version_path(version))
+            self._with_mlflow(lambda client, run_id: client.log_artifact(run_id, file, dataset_name))
 
     @hook_impl
     def after_pipeline_run(self) -> None:
