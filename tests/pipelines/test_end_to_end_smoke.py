@@ -1,5 +1,6 @@
 """The whole pipeline in the environment `smoke`, in a project of its own; then each stage again, alone."""
 
+import html
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from tests.browsing import chromium, served, watched_page
 from tests.smoke_project import TABLES, Smoke
 from transformers import LlavaForConditionalGeneration
 
+from fisao_pipeline.commands.cli import cli
 from fisao_pipeline.pocket.scenes import CATEGORIES
 
 STAGES = ("image_ingestion", "response_sampling", "reward_annotation", "policy_training", "benchmark_evaluation")
@@ -353,6 +355,16 @@ def test_figures_and_report_are_files_of_the_run_that_made_them(smoke, default_r
     assert artifacts_of(smoke, evaluation) == judged
     place = smoke.tracked(evaluation).info.artifact_uri
     assert mlflow.artifacts.load_text(f"{place}/report/report.html") == smoke.page("report")
+
+
+def test_the_report_holds_the_tree_down_to_the_pictures(smoke, default_run, monkeypatch):
+    page, tags = html.unescape(smoke.page("report")), smoke.tracked(default_run).data.tags
+    for name in ("image_folder", "image_manifest", "policy_adapter"):
+        assert tags[f"content.{name}"].startswith("sha256:") and tags[f"content.{name}"] in page, name
+    monkeypatch.chdir(smoke.root)
+    printed = CliRunner().invoke(cli, ["lineage", "report", "--env=smoke"])
+    assert printed.exit_code == 0, printed.output
+    assert "\n".join(printed.output.splitlines()[1:]) in page
 
 
 def test_from_an_adapter_in_the_registry_to_its_pictures_and_back(smoke, default_run):

@@ -22,7 +22,9 @@ from fisao_pipeline.artifacts.evidence import Evidence, EvidenceOf, is_kept, ver
 from fisao_pipeline.artifacts.file_memory import FileMemory, sha256
 from fisao_pipeline.artifacts.freshness import State, Verdict, judge_node
 from fisao_pipeline.artifacts.provenance import RunContext, build_record, git_state, write_json
+from fisao_pipeline.artifacts.tree import branches_of, trees_below
 from fisao_pipeline.datasets.adapter_folder import AdapterFolderDataset
+from fisao_pipeline.datasets.lineage import GivenLineage
 from fisao_pipeline.datasets.preview import read_provenance
 from fisao_pipeline.datasets.publish import Recorded
 from fisao_pipeline.params.flat import flatten_parameters
@@ -139,7 +141,7 @@ class LineageHooks:
         self._tag(versions | _content_tags(evidence.contents))
         self._log_inputs(evidence)
         self._log_parameters(flatten_parameters(inputs))
-        return {LINEAGE: self._ancestry(evidence.inputs)} if LINEAGE in node.inputs else None
+        return {LINEAGE: self._given(evidence)} if LINEAGE in node.inputs else None
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
@@ -245,10 +247,14 @@ class LineageHooks:
                 found[name] = record
         return found
 
-    def _ancestry(self, versions: Mapping[str, str | None]) -> list[Mapping[str, Any]]:
+    def _given(self, evidence: Evidence) -> GivenLineage:
+        below = trees_below(self._catalog, evidence.inputs, evidence.contents)
+        return {"records": self._ancestry(evidence.inputs), "tree": list(branches_of(below))}
+
+    def _ancestry(self, versions: Mapping[str, str | None]) -> list[dict[str, Any]]:
         """Records of these artifacts, of what they were made from, and so on, each once."""
         known = [(name, version) for name, version in versions.items() if version is not None]
-        return [each.record for each in ancestry(self._catalog, known).values() if each.record is not None]
+        return [dict(each.record) for each in ancestry(self._catalog, known).values() if each.record is not None]
 
     def _place(self, name: str) -> Path | None:
         """Where an artifact is that this run has saved or kept, seen from the folder that the command was given in."""
