@@ -6,9 +6,9 @@ from kedro.io import DatasetError
 from fisao_pipeline.datasets import LineageDataset
 
 
-def test_without_the_hook_there_are_no_records():
+def test_without_the_hook_nothing_is_told():
     dataset = LineageDataset()
-    assert dataset.exists() and dataset.load() == []
+    assert dataset.exists() and dataset.load() == {"records": [], "tree": []}
 
 
 def test_nothing_saves_it():

@@ -1,5 +1,6 @@
 """The whole pipeline in the environment `smoke`, in a project of its own; then each stage again, alone."""
 
+import html
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from tests.browsing import chromium, served, watched_page
 from tests.smoke_project import TABLES, Smoke
 from transformers import LlavaForConditionalGeneration
 
+from fisao_pipeline.commands.cli import cli
 from fisao_pipeline.pocket.scenes import CATEGORIES
 
 STAGES = ("image_ingestion", "response_sampling", "reward_annotation", "policy_training", "benchmark_evaluation")
@@ -332,6 +334,37 @@ def test_the_run_is_tracked_with_parameters_metrics_and_tags(smoke, default_run)
     assert len(client.get_metric_history(run.info.run_id, "training.token_reward")) == 2
     steps = client.get_metric_history(run.info.run_id, "training.step.policy_loss")
     assert [point.step for point in steps] == list(range(1, int(smoke.table("training_history")["updates"].sum()) + 1))
+
+
+def artifacts_of(smoke: Smoke, session_id: str) -> dict[str, list[str]]:
+    """Files of an MLflow run, by folder."""
+    client, run_id = mlflow.MlflowClient(smoke.tracking_uri), smoke.tracked(session_id).info.run_id
+    folders = [each.path for each in client.list_artifacts(run_id) if each.is_dir]
+    return {folder: [each.path for each in client.list_artifacts(run_id, folder)] for folder in folders}
+
+
+def test_figures_and_report_are_files_of_the_run_that_made_them(smoke, default_run):
+    drawn = {name: [f"{name}/{name}.json"] for name in ("score_distributions", "reward_quality")}
+    judged = {
+        "reward_shift": ["reward_shift/reward_shift.json"],
+        "report": ["report/report.html"],
+        "comparison_table": ["comparison_table/comparison_table.md"],
+    }
+    assert artifacts_of(smoke, default_run) == drawn | judged
+    evaluation = smoke.run("benchmark_evaluation", force=True)
+    assert artifacts_of(smoke, evaluation) == judged
+    place = smoke.tracked(evaluation).info.artifact_uri
+    assert mlflow.artifacts.load_text(f"{place}/report/report.html") == smoke.page("report")
+
+
+def test_the_report_holds_the_tree_down_to_the_pictures(smoke, default_run, monkeypatch):
+    page, tags = html.unescape(smoke.page("report")), smoke.tracked(default_run).data.tags
+    for name in ("image_folder", "image_manifest", "policy_adapter"):
+        assert tags[f"content.{name}"].startswith("sha256:") and tags[f"content.{name}"] in page, name
+    monkeypatch.chdir(smoke.root)
+    printed = CliRunner().invoke(cli, ["lineage", "report", "--env=smoke"])
+    assert printed.exit_code == 0, printed.output
+    assert "\n".join(printed.output.splitlines()[1:]) in page
 
 
 def test_from_an_adapter_in_the_registry_to_its_pictures_and_back(smoke, default_run):

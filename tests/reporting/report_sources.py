@@ -105,12 +105,15 @@ def sources(text: str | None = None, **changes) -> Sources:
     comparison = compare(table, annotations, VOCABULARY, settings=BootstrapSettings(200, 0.95, 0), examples=3)
     cases = shown_cases(comparison["examples"], table, found)
     names = {image_id: f"{image_id}.jpg" for image_id in TRUTH}
-    records = [record()]
+    records, tree = [record(content="sha256:ea7")], ["└── image_folder  sha256:f01d"]
     reward_settings = {"rule": "posterior"}
     if text is not None:
         cases = [hostile(case, text) for case in cases]
         names = dict.fromkeys(names, text)
-        records = [record(text, text, node=text, parameters={f"{text}.{text}": text}, inputs={text: text})]
+        records = [
+            record(text, text, node=text, parameters={f"{text}.{text}": text}, inputs={text: text}, content=text)
+        ]
+        tree = [f"└── {text}  {text}"]
         reward_settings = {text: text}
         for rows in comparison["categories"].values():
             rows["categories"][0]["category"] = text
@@ -132,7 +135,7 @@ def sources(text: str | None = None, **changes) -> Sources:
         history=history(),
         reward_settings=reward_settings,
         verifier_errors="",
-        lineage=read_lineage(records),
+        lineage=read_lineage(records, tree),
     )
     return replace(made, **changes)
 

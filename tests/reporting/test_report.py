@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tests.reporting.report_sources import EVIL, sources
+from tests.reporting.report_sources import EVIL, record, sources
 
 from fisao_pipeline.reporting.cases import Answer, Mention
-from fisao_pipeline.reporting.lineage import Lineage
+from fisao_pipeline.reporting.lineage import Lineage, read_lineage
 from fisao_pipeline.reporting.pictures import data_uris
 from fisao_pipeline.reporting.report import colour_step, report_page
 
@@ -109,6 +109,17 @@ def test_figures_settings_and_lineage_are_there(plain_page):
     for text in ("posterior", "cccccccccc", "a" * 32, "2.13.0", "McNemar", "none of them widened for their number"):
         assert text in plain_page
     assert plain_page.count('class="chart"') == 1 + 2 + 4
+
+
+def test_contents_of_what_was_made_and_the_tree_down_to_what_was_given(plain_page):
+    assert '<td class="mono">sha256:ea7</td>' in plain_page
+    assert '<pre class="mono tree">└── image_folder  sha256:f01d</pre>' in plain_page
+    unknown = replace(sources(), lineage=read_lineage([record()]))
+    assert "What came from what" not in report_page(unknown)
+
+
+def test_names_in_the_tree_are_escaped(hostile_page):
+    assert f"└── {EVIL}  {EVIL}" in Reader(hostile_page).texts
 
 
 def test_a_mention_says_reward_and_label(seen):

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from click.testing import CliRunner
 from kedro.framework.project import settings
 from kedro.framework.startup import bootstrap_project
 from kedro.runner import ParallelRunner, ThreadRunner
 
+from fisao_pipeline.commands.cli import cli
 from fisao_pipeline.runs.lineage import LineageHooks
 
 FORCED = {"deterministic": False, "force": True}
@@ -166,12 +168,14 @@ def test_a_node_that_asks_is_given_the_records_of_all_it_rests_on(toy_project, m
     said = capsys.readouterr().out.splitlines()
     path = project / "data" / "report.json" / first / "report.json"
     assert said[-1] == f"Report: {path.relative_to(Path.cwd())}"
-    records = json.loads(path.read_text())
+    records = json.loads(path.read_text())["records"]
     assert [(one["dataset"], one["version"]) for one in records] == [("count", first), ("table", first)]
+    printed = CliRunner().invoke(cli, ["lineage", f"report@{first}"]).output.splitlines()
+    assert json.loads(path.read_text())["tree"] == printed[1:] and len(printed) == 3
     second = run(project)
     options = {"node_names": ["write"], "load_versions": {"count": first}}
     third = run(project, options=options)
-    records = json.loads((project / "data" / "report.json" / third / "report.json").read_text())
+    records = json.loads((project / "data" / "report.json" / third / "report.json").read_text())["records"]
     assert {one["version"] for one in records} == {first} != {second}
     run(project, options={"node_names": ["count_rows"]})
     assert "Report:" not in capsys.readouterr().out.splitlines()[-1]

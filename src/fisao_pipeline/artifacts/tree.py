@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kedro.io import DataCatalog
@@ -32,27 +32,48 @@ def tree_of(catalog: DataCatalog, name: str, version: str, images: bool = False)
         them such a tree. What is met again is there in full once and afterwards has `repeated` alone; a `fault` says
         why the tree ends. What runs were given has its `content` and no `node`.
     """
-    found, told = ancestry(catalog, [(name, version)]), set()
+    return _Trees(catalog, [(name, version)], images).tree((name, version))
 
-    def tree(which: Version) -> dict[str, Any]:
-        ancestor = found[which]
+
+def trees_below(
+    catalog: DataCatalog, inputs: Mapping[str, str | None], contents: Mapping[str, str | None]
+) -> list[dict[str, Any]]:
+    """How what a node reads came about: the `inputs` of the tree of an artifact that the node is about to make.
+
+    Args:
+        catalog: With the inputs.
+        inputs: Catalog name to version; None for what has none.
+        contents: Catalog name to content, where it is known.
+    """
+    versions = [(name, version) for name, version in inputs.items() if version is not None]
+    return list(_Trees(catalog, versions).below({"inputs": inputs, "input_contents": contents}))
+
+
+class _Trees:
+    """Trees that tell what they share once, in the first of them that is asked for."""
+
+    def __init__(self, catalog: DataCatalog, versions: Iterable[Version], images: bool = False) -> None:
+        self._catalog, self._images = catalog, images
+        self._found, self._told = ancestry(catalog, versions), set[Version]()
+
+    def tree(self, which: Version) -> dict[str, Any]:
+        ancestor = self._found[which]
         node: dict[str, Any] = {"artifact": ancestor.name, "version": ancestor.version}
         if ancestor.record is None:
             return node | ({"fault": ancestor.fault} if ancestor.fault else {})
-        if which in told:
+        if which in self._told:
             return node | {"repeated": True}
-        told.add(which)
+        self._told.add(which)
         node |= {key: ancestor.record[key] for key in _TOLD if key in ancestor.record}
-        return node | _measured(catalog, ancestor, images) | {"inputs": list(inputs(ancestor.record))}
+        measured = _measured(self._catalog, ancestor, self._images)
+        return node | measured | {"inputs": list(self.below(ancestor.record))}
 
-    def inputs(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def below(self, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         contents = record.get("input_contents", {})
         for given, of_version in sorted(record["inputs"].items()):
-            node = {"artifact": given, "version": None} if of_version is None else tree((given, of_version))
+            node = {"artifact": given, "version": None} if of_version is None else self.tree((given, of_version))
             told_here = "node" not in node and "repeated" not in node and contents.get(given) is not None
             yield node | ({"content": contents[given]} if told_here else {})
-
-    return tree((name, version))
 
 
 def _measured(catalog: DataCatalog, ancestor: Ancestor, images: bool) -> dict[str, Any]:
@@ -79,15 +100,19 @@ def _measured(catalog: DataCatalog, ancestor: Ancestor, images: bool) -> dict[st
 def lines_of(tree: Mapping[str, Any]) -> Iterator[str]:
     """A tree as text, a line for each artifact, those that it was made from indented below it."""
     yield _line(tree)
+    yield from branches_of(tree.get("inputs", ()), tree.get("images"))
+
+
+def branches_of(trees: Iterable[Mapping[str, Any]], pictures: Any = None) -> Iterator[str]:
+    """The lines below an artifact: the trees of what it was made from, each with its branch."""
     below: list[list[str]] = []
-    pictures = tree.get("images")
     if isinstance(pictures, int):
         below.append([f"{pictures} images, each by its hash: --images lists them"])
     elif pictures is not None:
         below.append(
             [f"{len(pictures)} images", *(f"    sha256:{one['sha256']}  {one['file_name']}" for one in pictures)]
         )
-    below += [list(lines_of(each)) for each in tree.get("inputs", ())]
+    below += [list(lines_of(each)) for each in trees]
     for number, (first, *rest) in enumerate(below, 1):
         branch, stem = ("└── ", "    ") if number == len(below) else ("├── ", "│   ")
         yield branch + first

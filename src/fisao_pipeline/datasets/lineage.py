@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict
 
 from kedro.io import AbstractDataset, DatasetError
 
 
-class LineageDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
-    """An input that `LineageHooks` fills: the `provenance.json` of the node's other inputs, of their inputs, and so on.
+class GivenLineage(TypedDict):
+    """What a node is told of its inputs.
+
+    Attributes:
+        records: The `provenance.json` of the node's other inputs, of their inputs, and so on, each once.
+        tree: The lines that `lineage` will print below the node's output; what the tree names is untrusted.
+    """
+
+    records: list[dict[str, Any]]
+    tree: list[str]
+
+
+class LineageDataset(AbstractDataset[NoReturn, GivenLineage]):
+    """An input that `LineageHooks` fills: how the node's other inputs came about.
 
     ```yaml
     lineage:
@@ -27,9 +39,9 @@ class LineageDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
         """
         self.metadata = metadata
 
-    def load(self) -> list[dict[str, Any]]:
-        """No records, which the hook replaces."""
-        return []
+    def load(self) -> GivenLineage:
+        """Nothing, which the hook replaces."""
+        return {"records": [], "tree": []}
 
     def save(self, data: NoReturn) -> None:
         """Refused.
@@ -41,7 +53,7 @@ class LineageDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
 
     def glimpse(self) -> list[str]:
         """What it is, as there is nothing of it on the disk."""
-        return ["The records of all that the report rests on, which each run hands to it."]
+        return ["How all that the report rests on came about, which each run hands to it."]
 
     def _exists(self) -> bool:
         return True

@@ -27,6 +27,7 @@ class Lineage:
         sources: Versions of what has no record, such as the hash of a model.
         unversioned: What was read and has no version.
         warnings: What is of several runs, commits, libraries or values, in words.
+        tree: How one came from the other, down to what was given, as lines of text.
     """
 
     artifacts: Sequence[Record] = ()
@@ -37,13 +38,15 @@ class Lineage:
     sources: Mapping[str, str] = field(default_factory=dict)
     unversioned: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    tree: Sequence[str] = ()
 
 
-def read_lineage(records: Sequence[Record]) -> Lineage:
+def read_lineage(records: Sequence[Record], tree: Sequence[str] = ()) -> Lineage:
     """Sum up the records of everything that a report rests on.
 
     Args:
         records: Of the report's inputs, of their inputs, and so on; none where nothing was recorded.
+        tree: The same as a tree, in lines.
     """
     artifacts = sorted(records, key=lambda record: (record["version"], record["created"]), reverse=True)
     commits = _distinct(map(said_commit, artifacts))
@@ -67,6 +70,7 @@ def read_lineage(records: Sequence[Record]) -> Lineage:
         {name: " / ".join(found) for name, found in sources.items() if found != [_NO_VERSION]},
         [name for name, found in sources.items() if found == [_NO_VERSION]],
         warnings,
+        tree,
     )
 
 

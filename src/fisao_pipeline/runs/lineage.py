@@ -22,7 +22,9 @@ from fisao_pipeline.artifacts.evidence import Evidence, EvidenceOf, is_kept, ver
 from fisao_pipeline.artifacts.file_memory import FileMemory, sha256
 from fisao_pipeline.artifacts.freshness import State, Verdict, judge_node
 from fisao_pipeline.artifacts.provenance import RunContext, build_record, git_state, write_json
+from fisao_pipeline.artifacts.tree import branches_of, trees_below
 from fisao_pipeline.datasets.adapter_folder import AdapterFolderDataset
+from fisao_pipeline.datasets.lineage import GivenLineage
 from fisao_pipeline.datasets.preview import read_provenance
 from fisao_pipeline.datasets.publish import Recorded
 from fisao_pipeline.params.flat import flatten_parameters
@@ -38,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 # Names in the catalog: an input that is filled here, and the page whose place is said when a run has ended.
 LINEAGE, REPORT = "lineage", "report"
+# What a reader opens, beside the figures: copied to the MLflow run.
+PAGES = (REPORT, "comparison_table")
 
 
 class LineageHooks:
@@ -137,7 +141,7 @@ class LineageHooks:
         self._tag(versions | _content_tags(evidence.contents))
         self._log_inputs(evidence)
         self._log_parameters(flatten_parameters(inputs))
-        return {LINEAGE: self._ancestry(evidence.inputs)} if LINEAGE in node.inputs else None
+        return {LINEAGE: self._given(evidence)} if LINEAGE in node.inputs else None
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
@@ -169,7 +173,7 @@ class LineageHooks:
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
-        """Tag the MLflow run with version and content of what was saved; an adapter is a model of it."""
+        """Tag the MLflow run with version and content of what was saved; figures and pages are files of it."""
         self._saved.add(dataset_name)
         self._gather.forget(dataset_name)
         version = self._version(dataset_name, "resolve_save_version")
@@ -179,6 +183,9 @@ class LineageHooks:
         dataset = self._catalog.get(dataset_name)
         if record and version is not None and isinstance(dataset, AdapterFolderDataset):
             self._log_adapter(dataset.version_path(version), record)
+        if version is not None and (dataset_name in PAGES or getattr(dataset, "drawn_as", "")):
+            file = str(dataset.version_path(version))
+            self._with_mlflow(lambda client, run_id: client.log_artifact(run_id, file, dataset_name))
 
     @hook_impl
     def after_pipeline_run(self) -> None:
@@ -240,10 +247,14 @@ class LineageHooks:
                 found[name] = record
         return found
 
-    def _ancestry(self, versions: Mapping[str, str | None]) -> list[Mapping[str, Any]]:
+    def _given(self, evidence: Evidence) -> GivenLineage:
+        below = trees_below(self._catalog, evidence.inputs, evidence.contents)
+        return {"records": self._ancestry(evidence.inputs), "tree": list(branches_of(below))}
+
+    def _ancestry(self, versions: Mapping[str, str | None]) -> list[dict[str, Any]]:
         """Records of these artifacts, of what they were made from, and so on, each once."""
         known = [(name, version) for name, version in versions.items() if version is not None]
-        return [each.record for each in ancestry(self._catalog, known).values() if each.record is not None]
+        return [dict(each.record) for each in ancestry(self._catalog, known).values() if each.record is not None]
 
     def _place(self, name: str) -> Path | None:
         """Where an artifact is that this run has saved or kept, seen from the folder that the command was given in."""

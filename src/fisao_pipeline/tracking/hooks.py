@@ -19,10 +19,12 @@ from kedro.runner import ParallelRunner
 
 from fisao_pipeline.artifacts.data_folder import data_folder
 from fisao_pipeline.tracking.delivery import Delivery, Server, first_line, short_patience
+from fisao_pipeline.tracking.relocation import follow_move
 
 logger = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:///"
+_MEMORY = f"{_SQLITE}:memory:"
 _TRACKING_URI = "MLFLOW_TRACKING_URI"
 _LOCAL = ("sqlite:", "file:")
 
@@ -133,6 +135,7 @@ class TrackingHooks:
         chosen = os.environ.get(_TRACKING_URI)
         with short_patience():  # of a run that is written straight to a server
             self._hook.after_context_created(context)
+        _follow_move(settings, context.project_path, data)
         if server is not None:
             # MLflow has put the store here into the environment, where the next session would find it chosen.
             os.environ.pop(_TRACKING_URI, None)
@@ -179,10 +182,9 @@ def _recorded_here(settings: dict[str, Any], data: Path) -> tuple[dict[str, Any]
 def _inside_project(settings: dict[str, Any], project: Path) -> dict[str, Any]:
     """Make a relative SQLite store absolute, make its folder, and keep the artifacts beside it."""
     server = dict(settings.get("server") or {})
-    uri = str(server.get("mlflow_tracking_uri") or "")
-    if not uri.startswith(_SQLITE) or uri == _SQLITE + ":memory:":
+    store = _store_of(settings, project)
+    if store is None:
         return settings
-    store = Path(project, uri.removeprefix(_SQLITE))
     store.parent.mkdir(parents=True, exist_ok=True)
     if not store.exists():
         logger.info("Making the MLflow database %s: once, some seconds.", store)
@@ -191,6 +193,25 @@ def _inside_project(settings: dict[str, Any], project: Path) -> dict[str, Any]:
     experiment = dict(tracking.get("experiment") or {})
     creation = dict(experiment.get("create_experiment_kwargs") or {})
     if creation.get("artifact_location") is None:
-        creation["artifact_location"] = (store.parent / "artifacts").as_posix()
+        creation["artifact_location"] = _beside(store).as_posix()
     tracking["experiment"] = {**experiment, "create_experiment_kwargs": creation}
     return {**settings, "server": server, "tracking": tracking}
+
+
+def _follow_move(settings: dict[str, Any], project: Path, data: Path) -> None:
+    """See that a store here knows where its artifacts are; those whose place somebody chose are left there."""
+    store = _store_of(settings, project)
+    if store is not None:
+        artifacts = _beside(store)
+        if settings["tracking"]["experiment"]["create_experiment_kwargs"]["artifact_location"] == artifacts.as_posix():
+            follow_move(store, artifacts, data)
+
+
+def _store_of(settings: dict[str, Any], project: Path) -> Path | None:
+    """The SQLite file that runs are recorded in, if it is one; a relative path counts from the project."""
+    uri = str((settings.get("server") or {}).get("mlflow_tracking_uri") or "")
+    return Path(project, uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) and uri != _MEMORY else None
+
+
+def _beside(store: Path) -> Path:
+    return store.parent / "artifacts"

@@ -22,6 +22,7 @@ from fisao_pipeline.benchmarks.held_out import (
 )
 from fisao_pipeline.datasets.image_folder import ImageFolder
 from fisao_pipeline.datasets.keyed_folder import KeyedFolder
+from fisao_pipeline.datasets.lineage import GivenLineage
 from fisao_pipeline.ingestion.rejections import collect_rejections
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
@@ -199,7 +200,7 @@ def write_report(
     score_distributions: Figure,
     reward_quality: Figure,
     reward_shift: Figure,
-    lineage: list[dict[str, Any]],
+    lineage: GivenLineage,
     reporting: ReportingParams,
 ) -> str:
     """Everything that is known of the run on one page."""
@@ -228,6 +229,6 @@ def write_report(
             history=training_history,
             reward_settings={name: str(getattr(rewarded_by, name)) for name in REWARD_SETTINGS},
             verifier_errors=format_errors(verifier_errors),
-            lineage=read_lineage(lineage),
+            lineage=read_lineage(lineage["records"], lineage["tree"]),
         )
     )
