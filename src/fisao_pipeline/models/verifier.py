@@ -136,8 +136,8 @@ class EmbeddingVerifier(ABC):
         """The images' embeddings so far, in the order of ``values``.
 
         What is embedded later goes through the tower without these, and a batch of others would round otherwise: a run
-        that is to end in the same bits has to have them back. A word has the same bits whenever it is embedded; those of a
-        whole response hang on the responses that are scored with it.
+        that is to end in the same bits has to have them back. A word has the same bits whenever it is embedded, and
+        those of a whole response hang on the responses that are scored with it.
         """
         return {"images": torch.stack(list(self._images.values()))} if self._images else {}
 
