@@ -86,6 +86,7 @@ class LLM:
         gpu_memory_utilization=0.9,
         max_model_len=None,
         limit_mm_per_prompt=None,
+        mm_processor_kwargs=None,
         generation_config="auto",
         logprobs_mode="raw_logprobs",
         enable_lora=False,
@@ -95,6 +96,8 @@ class LLM:
         if not Path(model).is_dir():
             raise ValueError(f"cannot find {model}")
         LLM.started = {key: value for key, value in locals().items() if key != "self"}
+        if gpu_memory_utilization > 0.9:
+            raise ValueError("Free memory on device is less than desired GPU memory utilization")
         self.processor = AutoProcessor.from_pretrained(model)
         self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype).eval()
         self.image_token = self.model.config.image_token_id
@@ -108,6 +111,8 @@ class LLM:
             assert set(prompt) == {"prompt_token_ids", "multi_modal_data"}
             pixels = self.processor.image_processor(images=[prompt["multi_modal_data"]["image"]], return_tensors="pt")
             ids = self._repeated(prompt["prompt_token_ids"])
+            if len(ids) >= LLM.started["max_model_len"]:
+                raise ValueError(f"prompt of {len(ids)} tokens is longer than the maximum model length")
             outputs = []
             for index in range(params.n):
                 child = copy(params)
@@ -139,7 +144,8 @@ class LLM:
     def _draw(self, model, prompt, pixels, params, index):
         generator = torch.Generator().manual_seed(params.seed % 2**63)
         ids, logprobs = [], []
-        while len(ids) < params.max_tokens and not set(ids[-1:]) & set(params.stop_token_ids):
+        room = min(params.max_tokens, LLM.started["max_model_len"] - len(prompt))
+        while len(ids) < room and not set(ids[-1:]) & set(params.stop_token_ids):
             logits = model(input_ids=torch.tensor([[*prompt, *ids]]), **pixels).logits[0, -1].float() * LLM.off
             for token, bias in (params.logit_bias or {}).items():
                 logits[token] += bias

@@ -8,7 +8,18 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fisao_pipeline import __version__
 
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy", "pandas", "kedro", "kedro-mlflow", "mlflow")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "vllm",
+    "numpy",
+    "pandas",
+    "kedro",
+    "kedro-mlflow",
+    "mlflow",
+)
 
 
 @cache

@@ -5,6 +5,7 @@ import json
 import pytest
 from tests.smoke_project import Smoke
 
+from fisao_pipeline.models import packages
 from fisao_pipeline.params.plan import PlanParams
 from fisao_pipeline.pipelines.plan import nodes
 
@@ -70,3 +71,13 @@ def test_the_plan_says_whose_eyes_the_verifier_has_and_what_cannot_be_compared(s
         smoke.run("plan", response_sampling=changes[0], policy_training=changes[1])
     assert smoke.record("plan")["own_encoder"] is True
     assert "sees with the own encoder of policy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_sampler_that_is_not_installed_is_told(smoke, monkeypatch, installed):
+    monkeypatch.setattr(packages, "find_spec", lambda name: object() if installed else None)
+    with pytest.raises(ValueError, match="would not go through"):
+        smoke.run("plan", response_sampling={"sampler": "vllm"})
+    said = [fault for fault in smoke.record("plan")["faults"] if "sampler `vllm`" in fault]
+    assert bool(said) is not installed
+    assert installed or said == ["response_sampling.sampler `vllm` needs vllm: `pip install 'fisao-pipeline[vllm]'`"]

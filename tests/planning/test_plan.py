@@ -7,6 +7,8 @@ import pytest
 import torch
 from tests.bench.worlds import shipped_block, training_params
 from tests.pocket_models import LORA, PocketWorld, build_pocket_models, stir
+from tests.training.test_evaluation import PARAMS as EVALUATION
+from tests.training.test_loop import SAMPLING, settings
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from fisao_pipeline.models.packing import pack_completions
@@ -19,7 +21,7 @@ from fisao_pipeline.params.plan import Card, PlanParams, Utilisation
 from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.planning import memory, work
 from fisao_pipeline.planning.memory import Lengths
-from fisao_pipeline.planning.plan import Run, format_plan, plan_run
+from fisao_pipeline.planning.plan import GIB, Run, fixed_bytes, format_plan, plan_run
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -318,3 +320,61 @@ def test_hours_by_hand():
 
 def test_the_shapes_are_plain_data():
     assert json.dumps(VerifierShape("CLIP", "float32", 3).parameters) == "3"
+
+
+# --- a sampling engine on the same card ----------------------------------------------------------------------------
+
+CARD = Card(name="X", memory_gib=80, bfloat16_tflops=100, float32_tflops=10)
+PLAN = PlanParams(
+    cards=(CARD,),
+    utilisation=Utilisation(sampling=0.1, scoring=1, update=0.5),
+    prompt_tokens=60,
+    image_tokens=None,
+    response_share=0.7,
+    reserve_gib=2,
+)
+# 14 GiB of weights in bfloat16, 0.5 MiB of cache a token.
+LARGE = replace(SMALL, parameters=7 * GIB, layers=32, key_width=4096, query_width=4096, hidden=4096, image_tokens=580)
+
+
+def planned(policy=LARGE, **sampling):
+    sampling = SAMPLING.model_copy(update={"max_new_tokens": 384, "batch_size": 64, **sampling})
+    return Run(policy, None, {}, sampling, settings(), EVALUATION, checkpointing=True, feature_cache_bytes=0)
+
+
+def on_card(run: Run, found: Card | None = CARD) -> dict:
+    return plan_run(run, PLAN, found)["cards"][0]
+
+
+def test_an_engines_share_is_not_there_for_the_trainer():
+    itself, beside = planned(), planned(sampler="vllm", engine_memory=0.45)
+    fixed = sum(fixed_bytes(itself, PLAN).values())
+    assert on_card(itself)["free_bytes"] == 78 * GIB - fixed and on_card(itself)["engine_bytes"] == 0
+    assert on_card(beside)["free_bytes"] == (80 * 0.55 - 2) * GIB - fixed
+    assert on_card(beside)["engine_bytes"] == 36 * GIB
+    assert on_card(planned(engine_memory=0.9)) == on_card(itself), "what samples in process has no engine"
+    assert on_card(beside)["fault"] is None
+
+
+def test_an_engine_draws_any_batch_where_its_share_holds_its_weights_and_a_sequence():
+    """14 GiB, and 1023 positions of 0.5 MiB: 14.4995 GiB, 0.18124 of the card."""
+    fits, small = (planned(sampler="vllm", engine_memory=share, batch_size=4000) for share in (0.1813, 0.1812))
+    assert on_card(planned(batch_size=4000))["largest_sampling_batch"] < 4000
+    assert on_card(fits)["largest_sampling_batch"] == 4000
+    assert on_card(small)["largest_sampling_batch"] is None
+    assert "14.5 (response_sampling.engine_memory 0.1812)" in on_card(small)["fault"]
+    assert "It fits with: options: {gradient" not in on_card(small)["fault"], "it is on"
+    assert "It fits with: response_sampling.sampler: in_process" in on_card(small)["fault"]
+
+
+def test_where_the_trainer_has_too_little_left_the_engine_is_named():
+    fault = on_card(planned(sampler="vllm", engine_memory=0.8))["fault"]
+    assert "and the vLLM engine 64.0 (response_sampling.engine_memory 0.8)" in fault
+    assert fault.endswith("It fits with: response_sampling.sampler: in_process")
+    assert "vLLM" not in (on_card(planned(replace(LARGE, parameters=60 * GIB)))["fault"])
+
+
+def test_the_plan_for_reading_says_that_an_engine_draws():
+    itself, beside = (plan_run(run, PLAN, None) for run in (planned(), planned(sampler="vllm")))
+    assert "A vLLM engine has its share" in format_plan(beside) and "key-value cache" not in format_plan(beside)
+    assert "vLLM" not in format_plan(itself) and "key-value cache" in format_plan(itself)

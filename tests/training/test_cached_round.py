@@ -58,6 +58,7 @@ def responses(prompts) -> pd.DataFrame:
         finish_reason=["length" if length == 8 else "stop" for length in lengths],
         temperature=0.7,
         backbone="sha256:llava",
+        sampler="in_process",
     )
 
 
@@ -106,6 +107,7 @@ def test_a_setting_that_there_is_no_more_counts_too(responses, prompts):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"sampler": "vllm"}, r"response_sampling\.sampler was 'in_process' and is 'vllm'"),
         ({"temperature": 1.0}, r"response_sampling\.temperature was 0\.7 and is 1\.0"),
         ({"responses_per_prompt": 4}, r"response_sampling\.responses_per_prompt was 3 and is 4"),
         ({"max_new_tokens": 16}, r"response_sampling\.max_new_tokens was 8 and is 16"),
@@ -137,6 +139,21 @@ def test_a_prompt_that_is_not_asked_any_more(responses, prompts):
 def test_responses_of_a_version_that_did_not_say_the_temperature(responses, prompts):
     with pytest.raises(ValueError, match=r"response_sampling\.temperature was None"):
         check(responses.drop(columns="temperature"), prompts)
+
+
+def test_what_vllm_drew_is_not_taken_for_the_policys_own(responses, prompts):
+    """PPO would not weigh its tokens."""
+    drawn = responses.assign(sampler="vllm")
+    check(drawn, prompts, sampler="vllm", engine_memory=0.3)
+    with pytest.raises(ValueError, match=r"response_sampling\.sampler was 'vllm' and is 'in_process'"):
+        check(drawn, prompts)
+
+
+def test_responses_of_a_version_that_did_not_say_the_sampler_are_the_policys_own(responses, prompts):
+    older = responses.drop(columns="sampler")
+    check(older, prompts)
+    with pytest.raises(ValueError, match=r"response_sampling\.sampler was 'in_process' and is 'vllm'"):
+        check(older, prompts, sampler="vllm")
 
 
 def test_rewards_of_another_verifier(responses, prompts):

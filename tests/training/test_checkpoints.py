@@ -18,6 +18,7 @@ from tests.training.test_loop import NO_TRUTH, SAMPLING, ToyAnnotator, first_rou
 from fisao_pipeline.datasets.keyed_folder import KeyedFolder
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.tensor_file import TensorFile
+from fisao_pipeline.training import shards as shards_module
 from fisao_pipeline.training.checkpoints import Checkpoints, Kept, TrainingState
 from fisao_pipeline.training.loop import PolicyTrainer, TrainingResult
 from fisao_pipeline.training.run import TrainingInputs
@@ -242,7 +243,7 @@ def test_weights_of_another_policy_are_refused(world):
         policy.load_trainable_state(state)
 
 
-def test_every_input_is_part_of_a_runs_name(world, first):
+def test_every_input_is_part_of_a_runs_name(world, first, monkeypatch):
     responses, rewards = first
     same = TrainingInputs(
         prompts=world.prompts,
@@ -280,3 +281,7 @@ def test_every_input_is_part_of_a_runs_name(world, first):
         "annotated_categories": {"cat", "dog"},
     }
     assert {replace(same, **{name: value}).run() for name, value in kept.items()} == {same.run()}
+    by_vllm = replace(same, sampling=SAMPLING.model_copy(update={"sampler": "vllm"}))
+    known, before = shards_module.library_versions(), (same.run(), by_vllm.run())
+    monkeypatch.setattr(shards_module, "library_versions", lambda: {**known, "vllm": "0.29.0"})
+    assert same.run() == before[0] and by_vllm.run() != before[1]

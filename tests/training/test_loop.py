@@ -15,10 +15,11 @@ from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.models.vllm_engine import VllmEngine
 from fisao_pipeline.params.policy_training import OptimiserParams, PolicyTrainingParams
 from fisao_pipeline.params.response_sampling import ResponseSamplingParams
+from fisao_pipeline.pipelines.response_sampling import nodes as sampling_nodes
 from fisao_pipeline.training import sampling as sampling_module
 from fisao_pipeline.training.loop import PolicyTrainer, probe_numbers
 from fisao_pipeline.training.run import TrainingInputs, train_adapter
-from fisao_pipeline.training.sampling import round_prompts, sample_responses, start_engine
+from fisao_pipeline.training.sampling import round_prompts, sample_responses, sampling_engine, stage_prompts
 from fisao_pipeline.training.tables import GroundTruth, label_mentions, mention_table
 
 VOCABULARY = ObjectVocabulary.load("coco")
@@ -572,18 +573,20 @@ class EvenTokens(ToyAnnotator):
         return label_mentions(mention_table(responses, VOCABULARY), self.truth), table
 
 
-def test_it_learns_from_what_another_engine_draws(world, monkeypatch):
+def test_it_learns_from_what_another_engine_draws(world, monkeypatch, caplog):
     """One whose logits are 3% off, as other kernels in half precision may be."""
     fake_vllm.install(monkeypatch, off=1.03)
     policy, annotator = world.policy(), EvenTokens(world)
-    policy.engine = VllmEngine(world.policy_source, 0.4, LORA.rank, None)
+    policy.engine = VllmEngine(world.policy_source, 0.4, LORA.rank, 192)
     sampling = SAMPLING.model_copy(update={"prompts_per_round": 6, "max_new_tokens": 5})
-    params = settings(rounds=3, keep="last", logprob_tolerance=1.0)
+    params = settings(rounds=3, keep="last")
     common = (annotator, world.prompts, sampling, params, NO_TRUTH, lambda metrics, step: None)
     trainer = PolicyTrainer(policy, *common)
     chosen = round_prompts(trainer.training_prompts, 0, 6, sampling.seed)
     first = sample_responses(policy, chosen, world.open_image, Decoding(1.0, 5), 4, 24, seed=0)
     result = trainer.train(first, annotator(first)[1])
+    assert "differ from the trainer's" not in caplog.text, "they do, and the history says by how much"
+    assert set(first["sampler"]) == set(result.rollouts["sampler"]) == {"vllm"}
     history = result.history.iloc[1:]
     assert (history["sampler_kl"] > 0).all() and (history["logprob_gap"] > 1e-3).all()
     assert history["importance_mean"].between(0.9, 1.1).all()
@@ -592,13 +595,103 @@ def test_it_learns_from_what_another_engine_draws(world, monkeypatch):
     assert len(policy.engine._llm.adapters_read) == 4, "the untrained one, then one a round"
 
 
-def test_an_engine_is_started_where_the_parameters_name_one(world, monkeypatch):
-    policy = world.policy()
-    start_engine(policy, world.policy_source, SAMPLING)
-    assert policy.engine is None
-    with pytest.raises(ValueError, match=r"needs a CUDA device.*in_process"):
-        start_engine(policy, world.policy_source, SAMPLING.model_copy(update={"sampler": "vllm"}), LORA.rank)
-    fake_vllm.install(monkeypatch)
+@pytest.fixture
+def vllm(monkeypatch):
+    """Stands for an engine on a card; ``ended`` holds those that were closed."""
+    llm = fake_vllm.install(monkeypatch)
     monkeypatch.setattr(sampling_module, "check_engine", lambda *given: None)
-    start_engine(policy, world.policy_source, SAMPLING.model_copy(update={"sampler": "vllm"}), LORA.rank)
-    assert policy.engine._llm.enable_lora
+    llm.ended, real = [], VllmEngine.close
+    monkeypatch.setattr(VllmEngine, "close", lambda engine: (llm.ended.append(engine), real(engine)))
+    return llm
+
+
+BY_VLLM = SAMPLING.model_copy(update={"sampler": "vllm"})
+
+
+def with_a_long_prompt(world, split) -> pd.DataFrame:
+    """The last prompt of a split is longer than all others."""
+    prompts = world.prompts.copy()
+    prompts.loc[prompts.index[prompts["split"] == split][-1], "prompt"] = "Describe this image. " * 8
+    return prompts
+
+
+def longest(world, prompts) -> int:
+    encode = world.policy(lora=None).encode
+    return encode(prompts["prompt"].tolist(), prompts["image_id"].tolist(), world.open_image).input_ids.shape[1]
+
+
+def test_an_engine_is_started_where_the_parameters_name_one_and_ended_after(world, vllm):
+    policy, asked = world.policy(), (world.prompts, world.manifest, LORA.rank)
+    with sampling_engine(policy, world.policy_source, SAMPLING, *asked):
+        assert policy.engine is None and policy.sampler == "in_process"
+    with pytest.raises(KeyError), sampling_engine(policy, world.policy_source, BY_VLLM, *asked):
+        assert policy.engine._llm.enable_lora and policy.sampler == "vllm"
+        raise KeyError
+    assert policy.engine is None and len(vllm.ended) == 1
+
+
+def test_what_the_engine_cannot_do_is_refused_before_it_starts(world):
+    policy = world.policy()
+    with (
+        pytest.raises(ValueError, match=r"needs a CUDA device.*in_process"),
+        sampling_engine(policy, world.policy_source, BY_VLLM, world.prompts, world.manifest, LORA.rank),
+    ):
+        pass
+
+
+def test_the_engine_is_as_long_as_what_is_asked_and_not_as_the_models_context(world, vllm):
+    prompts = with_a_long_prompt(world, "probe")
+    with sampling_engine(world.policy(), world.policy_source, BY_VLLM, prompts, world.manifest):
+        assert vllm.started["max_model_len"] == longest(world, prompts) + SAMPLING.max_new_tokens
+    assert longest(world, prompts) > longest(world, world.prompts)
+
+
+def sampling_stage(world, monkeypatch, prompts):
+    monkeypatch.setattr(sampling_nodes, "image_opener", lambda *folder: world.open_image)
+    return sampling_nodes.sample_policy_responses(prompts, world.manifest, None, world.policy_source, BY_VLLM)
+
+
+def test_the_sampling_stage_draws_with_the_engine_and_ends_it_whatever_happens(world, vllm, monkeypatch):
+    prompts = with_a_long_prompt(world, "held_out")
+    responses, _ = sampling_stage(world, monkeypatch, prompts)
+    assert set(responses["sampler"]) == {"vllm"} and len(vllm.ended) == 1
+    asked = stage_prompts(prompts, BY_VLLM)
+    assert vllm.started["max_model_len"] == longest(world, asked) + BY_VLLM.max_new_tokens
+    monkeypatch.setattr(vllm, "generate", lambda *given, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sampling_stage(world, monkeypatch, prompts)
+    assert len(vllm.ended) == 2
+
+
+def test_a_training_ends_its_engine_whatever_happens(world, vllm, monkeypatch):
+    """And leaves room for the prompts of its rounds and probe, no others."""
+    from tests.training.test_annotation import PARAMS as ANNOTATION
+
+    from fisao_pipeline.training.annotation import annotate
+
+    prompts = with_a_long_prompt(world, "held_out")
+    responses, _ = first_round(world, world.policy(lora=None))
+    scorer = identity(world.verifier_source)
+    done = annotate(responses, world.verifier(), VOCABULARY, NO_TRUTH, ANNOTATION, world.open_image, scorer)
+    inputs = TrainingInputs(
+        responses=responses.assign(sampler="vllm"),
+        token_rewards=done.token_rewards,
+        prompts=prompts,
+        manifest=world.manifest,
+        annotated_categories=["dog"],
+        baseline=done.baseline.to_dict(),
+        backbone=world.policy_source,
+        verifier=world.verifier_source,
+        sampling=BY_VLLM,
+        annotation=ANNOTATION,
+        params=settings(rounds=1),
+    )
+
+    def log(metrics, step):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train_adapter(inputs, world.open_image, log)
+    asked = prompts[prompts["split"].isin(["training", "probe"])]
+    assert vllm.started["max_model_len"] == longest(world, asked) + BY_VLLM.max_new_tokens
+    assert len(vllm.ended) == 1

@@ -461,7 +461,7 @@ def test_tokens_of_another_engine_weigh_by_how_much_likelier_they_are_to_the_pol
     drawn = roll_out(world, policy)
     shift = torch.where(drawn.completion_mask, math.log(1.5), 0.0)
     foreign = replace(drawn, sampled_logprobs=scored_by(world, policy, drawn).old_logprobs - shift)
-    own = PARAMS.model_copy(update={"epochs": 1, "learning_rate": 1e-9, "logprob_tolerance": 1.0})
+    own = PARAMS.model_copy(update={"epochs": 1, "learning_rate": 1e-9})
     norm = one_round(world, policy, scored_by(world, policy, foreign, own), own)["grad_norm"]
     policy.engine = object()
     for cap, weight in ((2.0, 1.5), (1.2, 1.2)):
@@ -472,6 +472,23 @@ def test_tokens_of_another_engine_weigh_by_how_much_likelier_they_are_to_the_pol
         assert numbers["importance_mean"] == pytest.approx(weight, rel=1e-4)
         assert numbers["importance_truncated"] == float(cap < 1.5)
         assert numbers["sampler_kl"] == pytest.approx(1.5 - 1 - math.log(1.5), rel=1e-3)
+
+
+def test_another_engines_logprobs_are_no_alarm_but_another_policys_are_refused(world, policy, caplog):
+    drawn = roll_out(world, policy)
+    old = scored_by(world, policy, drawn).old_logprobs
+    own, other = (
+        replace(drawn, sampled_logprobs=old - torch.where(drawn.completion_mask, gap, 0.0)) for gap in (0.3, 1.1)
+    )
+    caplog.clear()
+    scored_by(world, policy, own)
+    assert "differ from the trainer's by up to 0.3" in caplog.text
+    caplog.clear()
+    policy.engine = object()
+    scored_by(world, policy, own)
+    assert not caplog.records
+    with pytest.raises(ValueError, match=r"by 1.10 nats in the mean.*are not this policy's"):
+        scored_by(world, policy, other)
 
 
 def test_the_policys_own_rollouts_are_not_weighed(world, policy):

@@ -44,6 +44,7 @@ def test_the_table(world, policy):
         assert row.finish_reason == "stop" or len(row.token_ids) == DECODING.max_new_tokens
     assert set(table["finish_reason"]) == {"stop", "length"}
     assert set(table["backbone"]) == {identity(world.policy_source)}
+    assert set(table["sampler"]) == {"in_process"}
     assert set(table["temperature"]) == {DECODING.temperature}, "what the logprobs were taken at"
 
 

@@ -15,15 +15,27 @@ from tests.pocket_models import PocketWorld, stir
 from tests.training.test_evaluation import PARAMS
 
 from fisao_pipeline.datasets.keyed_folder import KeyedFolder
+from fisao_pipeline.libraries import library_versions
 from fisao_pipeline.models.policy import Policy
+from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.training import sampling
+from fisao_pipeline.training import shards as shards_module
 from fisao_pipeline.training.evaluation import answer_prompts, caption_questions
-from fisao_pipeline.training.shards import Shards, drop, shard_owners
+from fisao_pipeline.training.shards import Shards, drop, library_versions_of_results, sampling_owner, shard_owners
 
 ALL = PARAMS.model_copy(
     update={"decodings": ("greedy", "sampled", "beam"), "num_beams": 2, "batch_size": 4, "responses_per_shard": 4}
 )
 IMAGES = 6
+BY_ITSELF = ResponseSamplingParams(
+    responses_per_prompt=2,
+    temperature=1.0,
+    max_new_tokens=8,
+    prompts_per_round=4,
+    calibration_prompts=4,
+    batch_size=8,
+    seed=0,
+)
 
 
 class Stopped(Exception):
@@ -173,6 +185,20 @@ def test_no_part_is_taken_from_other_prompts_models_or_pictures(world):
         update={"confidence": 0.9, "examples": 2, "drop_unfinished_sentence": True, "word_chain": "reference"}
     )
     assert shard_owners(world.policy_source, None, world.manifest, figures) == base
+
+
+def test_vllms_version_tells_apart_what_vllm_draws_and_nothing_else(world, monkeypatch):
+    owned = {}
+    for version in (None, "0.29.0", "0.30.0"):
+        known = library_versions() | ({"vllm": version} if version else {})
+        monkeypatch.setattr(shards_module, "library_versions", lambda known=known: known)
+        owned[version] = [
+            sampling_owner(world.policy_source, world.manifest, BY_ITSELF.model_copy(update={"sampler": sampler}))
+            for sampler in ("in_process", "vllm")
+        ] + [shard_owners(world.policy_source, None, world.manifest, ALL)["base"]]
+        assert set(library_versions_of_results()) == {"torch", "transformers", "peft"}
+    itself, vllm, evaluation = zip(*owned.values(), strict=True)
+    assert len(set(itself)) == len(set(evaluation)) == 1 and len(set(vllm)) == 3
 
 
 def test_another_prompt_is_another_table(world, kept, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from transformers import PreTrainedConfig
@@ -24,6 +25,20 @@ def check_packages(config: PreTrainedConfig, source: ModelSource) -> None:
     if source.quantization is not None:
         what = f"`quantization: {source.quantization}` of {source.path_or_id!r}"
         needed.append((what, "bitsandbytes", "quantization"))
+    _require(needed)
+
+
+def check_sampler_package(sampler: str) -> None:
+    """Refuse a sampler whose package is not installed.
+
+    Raises:
+        ImportError: With the command that installs it.
+    """
+    if sampler == "vllm":
+        _require([("response_sampling.sampler `vllm`", "vllm", "vllm")])
+
+
+def _require(needed: Sequence[tuple[str, str, str]]) -> None:
     lacking = [
         f"{what} needs {package}: `pip install 'fisao-pipeline[{extra}]'`"
         for what, package, extra in needed

@@ -155,6 +155,11 @@ class Policy:
         """Whether logprobs of drawn completions are those of ``score``, but for rounding."""
         return self.engine is None
 
+    @property
+    def sampler(self) -> str:
+        """What draws completions, by its name in the parameters: `response_sampling.sampler`."""
+        return "in_process" if self.samples_itself else "vllm"
+
     def sample_prompts(
         self,
         prompts: Sequence[str],

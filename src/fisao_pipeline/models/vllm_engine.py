@@ -1,7 +1,8 @@
 """Sampling with vLLM instead of in process: the policy's adapter goes to it as a folder, tokens and logprobs come back.
 
-Written for vLLM 0.22 to 0.31 (its offline API: ``LLM``, ``SamplingParams``, ``LoRARequest``). vLLM computes with
-kernels of its own, so its logprobs are not the trainer's; see ``method.importance``.
+Written for vLLM 0.22 to 0.30 (its offline API: ``LLM``, ``SamplingParams``, ``LoRARequest``); 0.31 wants an older
+transformers than this package. vLLM computes with kernels of its own, so its logprobs are not the trainer's; see
+``method.importance``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import random
+import shutil
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +22,7 @@ from safetensors.torch import save_file
 
 from fisao_pipeline.models.decoding import Completions, Decoding
 from fisao_pipeline.models.prompts import ImageOpener
-from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.models.source import ModelSource, find_model
 
 if TYPE_CHECKING:
     from fisao_pipeline.models.policy import Policy
@@ -30,6 +32,8 @@ IN_PROCESS = "set response_sampling.sampler to `in_process`"
 MODEL_TYPES = ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 # What `max_lora_rank` may be.
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+# What its kernels for adapters compute in.
+_LORA_TYPES = (torch.bfloat16, torch.float16)
 _HOTTEST = 2.0
 # Added to a logit, it leaves no probability that a float32 can hold; vLLM takes no infinity.
 _NEVER = -100.0
@@ -39,8 +43,8 @@ def check_engine(policy: Policy, source: ModelSource, temperature: float) -> Non
     """Refuse what vLLM cannot sample from, before it is started.
 
     Raises:
-        ValueError: If the policy is on no CUDA device, in 4 bits or of another kind of model, or the temperature is
-            above vLLM's limit; the message says what to do.
+        ValueError: If the policy is on no CUDA device, in 4 bits, of another kind of model or has an adapter on
+            weights of 32 bits, or the temperature is above vLLM's limit; the message says what to do.
     """
     kind = policy.backbone.config.model_type
     if policy.device.type != "cuda":
@@ -54,6 +58,12 @@ def check_engine(policy: Policy, source: ModelSource, temperature: float) -> Non
         raise ValueError(
             f"sampler `vllm` is written for {', '.join(MODEL_TYPES)}, the policy is a {kind}: {IN_PROCESS}"
         )
+    if policy.adapter_parameters() and policy.backbone.dtype not in _LORA_TYPES:
+        dtype = str(policy.backbone.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"sampler `vllm` takes an adapter on weights in bfloat16 or float16 only, the policy is in {dtype}: set "
+            f"`dtype: bfloat16` on policy_backbone, or {IN_PROCESS}"
+        )
     if temperature > _HOTTEST:
         raise ValueError(
             f"sampler `vllm` draws at temperatures up to {_HOTTEST:g}, response_sampling.temperature is "
@@ -64,17 +74,19 @@ def check_engine(policy: Policy, source: ModelSource, temperature: float) -> Non
 class VllmEngine:
     """One vLLM engine beside the policy, on the same device."""
 
-    def __init__(self, source: ModelSource, memory: float, rank: int | None, context_tokens: int | None):
-        """Start vLLM; it reads the weights once more.
+    def __init__(self, source: ModelSource, memory: float, rank: int | None, longest: int):
+        """Start vLLM; it reads the weights once more, from this machine: the policy was loaded from there.
 
         Args:
             source: The policy's backbone.
             memory: Share of the device's memory that vLLM may take, weights and cache together.
             rank: Of the adapter; None where there is none.
-            context_tokens: Longest prompt and answer together; None leaves it to the model.
+            longest: Tokens of the longest prompt and answer together. Not more than is needed: vLLM starts only where
+                its cache holds one sequence as long.
 
         Raises:
             ImportError: If vLLM is not installed.
+            ModelNotFoundError: If the model is not on this machine.
             ValueError: If vLLM cannot run the model, or its adapter.
         """
         try:
@@ -86,6 +98,7 @@ class VllmEngine:
                 f"({error}): `pip install 'fisao-pipeline[vllm]'`, or {IN_PROCESS}"
             ) from error
         self._params, self._request = vllm.SamplingParams, LoRARequest
+        folder = find_model(source.path_or_id, source.revision)
         lora: dict[str, Any] = {}
         if rank is not None:
             allowed = next((limit for limit in _RANKS if rank <= limit), None)
@@ -94,13 +107,14 @@ class VllmEngine:
             lora = {"enable_lora": True, "max_lora_rank": allowed, "max_loras": 1}
         try:
             self._llm = vllm.LLM(
-                model=source.path_or_id,
-                revision=source.revision,
+                # Not the hub's id, for which vLLM would ask the hub.
+                model=str(folder),
                 dtype=source.dtype,
                 trust_remote_code=False,
                 gpu_memory_utilization=memory,
-                max_model_len=context_tokens,
+                max_model_len=longest,
                 limit_mm_per_prompt={"image": 1},
+                mm_processor_kwargs=dict(source.options.get("processor", {})) or None,
                 generation_config="vllm",
                 # Of the distribution that was drawn from: at the temperature, without the suppressed tokens.
                 logprobs_mode="processed_logprobs",
@@ -183,7 +197,8 @@ class VllmEngine:
             return None
         digest = policy.trainable_digest()
         if digest != self._digest:
-            self._digest = digest
+            # Never asked for again: a state that comes back gets another number.
+            shutil.rmtree(self._path(), ignore_errors=True)
             self._adapters += 1
             config, state = policy.adapter_state()
             folder = self._path()
@@ -192,6 +207,7 @@ class VllmEngine:
             save_file(
                 {name: tensor.contiguous() for name, tensor in state.items()}, folder / "adapter_model.safetensors"
             )
+            self._digest = digest
         # vLLM knows adapters by number: each state of ours has its own.
         return self._request(f"policy-{self._adapters}", self._adapters, str(self._path()))
 

@@ -50,6 +50,11 @@ class Run:
             return 0
         return memory.value_head_parameters(self.policy.hidden, self.training.ppo.value_width)
 
+    @property
+    def engine_share(self) -> float:
+        """What a sampling engine takes of the card's memory, as a share; 0 where the policy samples itself."""
+        return self.sampling.engine_memory if self.sampling.sampler == "vllm" else 0.0
+
     def lengths(self, plan: PlanParams) -> Lengths:
         """Longest prompt and response.
 
@@ -78,6 +83,26 @@ def fixed_bytes(run: Run, plan: PlanParams) -> dict[str, int]:
     }
 
 
+def free_bytes(run: Run, plan: PlanParams, card: Card) -> float:
+    """What is left of a card beside what is there whatever runs; a sampling engine's share is there all the time."""
+    own = card.memory_gib * (1 - run.engine_share) - plan.reserve_gib
+    return own * GIB - sum(fixed_bytes(run, plan).values())
+
+
+def sampling_batch(run: Run, plan: PlanParams, card: Card) -> int | None:
+    """The largest batch to draw at once; None if not even one prompt's responses fit.
+
+    An engine takes any: it draws as many at a time as its cache holds, which must be one sequence at least, beside
+    weights of its own.
+    """
+    lengths, wanted = run.lengths(plan), run.sampling.batch_size
+    if not run.engine_share:
+        return memory.largest_sampling_batch(run.policy, lengths, wanted, free_bytes(run, plan, card))
+    needed = memory.weight_bytes(run.policy) + memory.cache_bytes(run.policy, lengths, 1)
+    whole = max(wanted // lengths.group, 1) * lengths.group
+    return whole if needed <= run.engine_share * card.memory_gib * GIB else None
+
+
 def plan_run(run: Run, plan: PlanParams, found: Card | None) -> dict[str, Any]:
     """Memory, work and, for the card that was found or for each that the parameters name, what fits and how long.
 
@@ -102,9 +127,10 @@ def plan_run(run: Run, plan: PlanParams, found: Card | None) -> dict[str, Any]:
         **fixed,
         "activations": memory.activation_bytes(run.policy, lengths, responses, run.checkpointing),
         "activations_checkpointed": memory.activation_bytes(run.policy, lengths, responses, True),
-        "kv_cache": memory.cache_bytes(run.policy, lengths, run.sampling.batch_size),
-        "sampling": memory.sampling_bytes(run.policy, lengths, run.sampling.batch_size),
     }
+    if not run.engine_share:
+        sizes["kv_cache"] = memory.cache_bytes(run.policy, lengths, run.sampling.batch_size)
+        sizes["sampling"] = memory.sampling_bytes(run.policy, lengths, run.sampling.batch_size)
     return {
         "policy": asdict(run.policy) | {"lora_layers": [list(pair) for pair in run.policy.lora_layers]},
         "verifier": asdict(run.verifier) if run.verifier is not None else None,
@@ -139,17 +165,18 @@ def context_fault(run: Run, plan: PlanParams) -> str | None:
 
 def _on_card(run: Run, plan: PlanParams, card: Card, work: Mapping[str, Any]) -> dict[str, Any]:
     lengths, optimiser = run.lengths(plan), optimiser_of(run.training)
-    free = (card.memory_gib - plan.reserve_gib) * GIB - sum(fixed_bytes(run, plan).values())
+    free = free_bytes(run, plan, card)
     per_item = 2 if run.training.trainer == "dpo" else 1
     micro = memory.largest_micro_batch(
         run.policy, _scaled(lengths, per_item), optimiser.batch_size, free / per_item, run.checkpointing
     )
-    sampling = memory.largest_sampling_batch(run.policy, lengths, run.sampling.batch_size, free)
+    sampling = sampling_batch(run, plan, card)
     timed = hours(work, card, run.policy.dtype, plan.utilisation)
     return {
         "name": card.name,
         "memory_gib": card.memory_gib,
         "free_bytes": int(free),
+        "engine_bytes": int(run.engine_share * card.memory_gib * GIB),
         "largest_micro_batch": micro,
         "largest_sampling_batch": sampling,
         "fault": _fault(run, plan, card, micro, sampling),
@@ -181,9 +208,15 @@ def _fault(run: Run, plan: PlanParams, card: Card, micro: int | None, sampling: 
     need = sum(fixed_bytes(run, plan).values()) / GIB
     least = "learning from one response" if micro is None else "drawing one prompt's responses"
     advice = _what_would_fit(run, plan, card)
+    share = run.engine_share
+    engine = (
+        f", and the vLLM engine {share * card.memory_gib:.1f} (response_sampling.engine_memory {share:g})"
+        if share
+        else ""
+    )
     return (
         f"{card.name} ({card.memory_gib:g} GiB, {plan.reserve_gib:g} of them reserved) is too small for {least}: "
-        f"weights, adapter and features take {need:.1f} GiB. {advice}"
+        f"weights, adapter and features take {need:.1f} GiB{engine}. {advice}"
     )
 
 
@@ -192,6 +225,7 @@ def _what_would_fit(run: Run, plan: PlanParams, card: Card) -> str:
     tried: Sequence[tuple[str, Any]] = (
         ("load policy_backbone with dtype: bfloat16", lambda r: replace(r, policy=_in_bfloat16(r.policy))),
         ("options: {gradient_checkpointing: true} on policy_backbone", lambda r: replace(r, checkpointing=True)),
+        ("response_sampling.sampler: in_process", lambda r: replace(r, sampling=_in_process(r.sampling))),
         ("quantization: nf4 on policy_backbone", lambda r: replace(r, policy=_in_nf4(r.policy))),
         ("response_sampling.responses_per_prompt: 2", lambda r: replace(r, sampling=_with(r, responses_per_prompt=2))),
         (
@@ -205,13 +239,13 @@ def _what_would_fit(run: Run, plan: PlanParams, card: Card) -> str:
         if changed == run:
             continue
         run, done = changed, [*done, words]
-        free = (card.memory_gib - plan.reserve_gib) * GIB - sum(fixed_bytes(run, plan).values())
+        free = free_bytes(run, plan, card)
         lengths = run.lengths(plan)
         if (
             memory.largest_micro_batch(
                 run.policy, lengths, optimiser_of(run.training).batch_size, free, run.checkpointing
             )
-            and memory.largest_sampling_batch(run.policy, lengths, run.sampling.batch_size, free) is not None
+            and sampling_batch(run, plan, card) is not None
         ):
             return f"It fits with: {'; '.join(done)}"
     return "No setting makes it fit: take a larger card or a smaller policy_backbone"
@@ -223,6 +257,10 @@ def _in_bfloat16(shape: PolicyShape) -> PolicyShape:
 
 def _in_nf4(shape: PolicyShape) -> PolicyShape:
     return replace(shape, quantization="nf4")
+
+
+def _in_process(sampling: ResponseSamplingParams) -> ResponseSamplingParams:
+    return sampling.model_copy(update={"sampler": "in_process"})
 
 
 def _with(run: Run, **changes: int) -> ResponseSamplingParams:
@@ -253,6 +291,10 @@ def format_plan(planned: Mapping[str, Any]) -> str:
         fits = [str(card[name] or "–") for name in ("largest_micro_batch", "largest_sampling_batch")]
         lines.append(
             f"{card['name'][:12]:<12} {card['memory_gib']:>6.1f} {fits[0]:>12} {fits[1]:>9} {card['total_hours']:>8.2f}"
+        )
+    if any(card["engine_bytes"] for card in planned["cards"]):
+        lines.append(
+            "A vLLM engine has its share of each card (response_sampling.engine_memory) and draws in any batch."
         )
     faults = [card["fault"] for card in planned["cards"] if card["fault"] is not None]
     if not planned["gpu_found"]:

@@ -84,8 +84,8 @@ def sampling_differences(
 ) -> list[Difference]:
     """Backbone and settings of the cached training responses, as far as their rows tell, that are not this run's.
 
-    They tell the temperature, the number of responses to a prompt, the longest completion where one was cut, and by
-    which prompts were asked the seed and the number of prompts a round.
+    They tell the sampler, the temperature, the number of responses to a prompt, the longest completion where one was
+    cut, and by which prompts were asked the seed and the number of prompts a round.
     """
     rows = responses[responses["split"] == "training"]
     if rows.empty:
@@ -95,6 +95,8 @@ def sampling_differences(
     found = {
         # None: stored by a version that did not say.
         "temperature": float(rows["temperature"].iloc[0]) if "temperature" in rows else None,
+        # There was no other when they did not say.
+        "sampler": rows["sampler"].iloc[0] if "sampler" in rows else "in_process",
         "responses_per_prompt": int(rows.groupby("prompt_id").size().max()),
         "max_new_tokens": int(cut.max()) if len(cut) else max(int(lengths.max()), sampling.max_new_tokens),
     }

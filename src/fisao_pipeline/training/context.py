@@ -38,8 +38,7 @@ def prompts_that_fit(
     limit = policy.encode.context_tokens
     if limit is None or prompts.empty:
         return prompts, {}
-    sizes = dict(zip(manifest["image_id"], zip(manifest["width"], manifest["height"], strict=True), strict=True))
-    counts = policy.encode.count_tokens(prompts["prompt"].tolist(), [sizes[i] for i in prompts["image_id"]])
+    counts = token_counts(policy, prompts, manifest)
     fits = [count + new_tokens <= limit for count in counts]
     _require_some(prompts, fits, counts, limit, new_tokens, stage, needed)
     reasons = {
@@ -49,6 +48,12 @@ def prompts_that_fit(
         if not fit
     }
     return prompts[fits].reset_index(drop=True), reasons
+
+
+def token_counts(policy: Policy, prompts: pd.DataFrame, manifest: pd.DataFrame) -> list[int]:
+    """Tokens of each prompt with its image, which is not opened; tables as in ``prompts_that_fit``."""
+    sizes = dict(zip(manifest["image_id"], zip(manifest["width"], manifest["height"], strict=True), strict=True))
+    return policy.encode.count_tokens(prompts["prompt"].tolist(), [sizes[i] for i in prompts["image_id"]])
 
 
 def _require_some(

@@ -85,9 +85,9 @@ def score_rollouts(
 ) -> ScoredRollouts:
     """Logprobs of policy and reference, rewards (KL-penalised with ``params.kl_penalty`` `reward`), advantages.
 
-    Logprobs are computed again with the very code that the update uses, so that the first ratio is 1; a sampler whose
-    logprobs differ by more than ``params.logprob_tolerance`` is reported. ``micro`` keeps the size of micro-batches
-    from round to round, should memory run out; None starts from the parameters.
+    Logprobs are computed again with the very code that the update uses, so that the first ratio is 1; where the policy
+    samples itself, logprobs that differ by more than ``params.logprob_tolerance`` are reported. ``micro`` keeps the
+    size of micro-batches from round to round, should memory run out; None starts from the parameters.
 
     Raises:
         ValueError: If they differ by more than ``FOREIGN_GAP_NATS`` in the mean: the responses are another policy's.
@@ -104,7 +104,7 @@ def with_advantages(
     """As ``score_rollouts``, from what was scored before; ``samples_itself`` unless another engine drew them."""
     old, ref, values = scores
     mask = rollouts.completion_mask
-    check_sampler(rollouts, old, params.logprob_tolerance)
+    check_sampler(rollouts, old, params.logprob_tolerance if samples_itself else None)
     reward_kl, loss_kl = (kl_coef, 0.0) if params.kl_penalty == "reward" else (0.0, kl_coef)
     rewards = penalised_rewards(rollouts.token_rewards, old, ref, mask, reward_kl)
     rewards = charge_unlikely(rewards, ref, mask, params.unlikely_below, params.unlikely_cost)

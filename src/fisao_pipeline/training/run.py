@@ -27,7 +27,7 @@ from fisao_pipeline.training.baseline import VerifierBaseline
 from fisao_pipeline.training.cached_round import check_cached_round
 from fisao_pipeline.training.checkpoints import Checkpoints
 from fisao_pipeline.training.loop import LogMetrics, PolicyTrainer, TrainingResult
-from fisao_pipeline.training.sampling import start_engine
+from fisao_pipeline.training.sampling import sampling_engine
 from fisao_pipeline.training.shards import SHARD_SIZE, digest, library_versions_of_results
 from fisao_pipeline.training.tables import GroundTruth
 from fisao_pipeline.training.trainers import check_trainer
@@ -84,7 +84,12 @@ class TrainingInputs:
             self.params.model_dump(mode="json", exclude={"checkpoint_every_steps"}),
         )
         content = [table.to_json(orient="split", double_precision=15) for table in tables]
-        rest = (sorted(self.annotated_categories), dict(self.baseline), library_versions_of_results(), self.code)
+        rest = (
+            sorted(self.annotated_categories),
+            dict(self.baseline),
+            library_versions_of_results(self.sampling.sampler),
+            self.code,
+        )
         return digest("training", content, models, settings, rest)
 
 
@@ -105,7 +110,8 @@ def train_adapter(
         open_image: Gives the RGB picture of an id.
         log_metrics: Called after each optimiser step and each round; see ``training.loop.LogMetrics``.
         checkpoints: Where the run is kept while it is under way: one that was killed goes on from there, to the very
-            same result. None keeps nothing.
+            same result if the policy samples itself. vLLM rounds by what it computes together, and need not repeat
+            that. None keeps nothing.
         verifier_texts: Where the verifier's embeddings of texts are kept; None embeds them anew.
 
     Raises:
@@ -123,13 +129,11 @@ def train_adapter(
     torch.manual_seed(params.seed)
     annotator = Annotator(load_verifier(verifier, verifier_texts), vocabulary, stored, annotation, open_image, truth)
     policy = Policy.load(backbone, lora=params.lora)
-    start_engine(policy, backbone, sampling, params.lora.rank)
     if backbone.options.get("gradient_checkpointing"):
         layers = checkpoint_activations(policy.backbone)
         logger.info("Gradient checkpointing: %d layers keep their input only.", layers)
-    trainer = PolicyTrainer(policy, annotator, prompts, sampling, params, truth, log_metrics, checkpoints)
-    try:
+    # Those of all rounds and of the probe.
+    asked = prompts[prompts["split"].isin(["training", "probe"])]
+    with sampling_engine(policy, backbone, sampling, asked, inputs.manifest, params.lora.rank):
+        trainer = PolicyTrainer(policy, annotator, prompts, sampling, params, truth, log_metrics, checkpoints)
         return trainer.train(responses, inputs.token_rewards)
-    finally:
-        if policy.engine is not None:
-            policy.engine.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,6 +21,7 @@ from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.models.vllm_engine import VllmEngine, check_engine
 from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.seeded_choice import seeded_choice
+from fisao_pipeline.training.context import token_counts
 from fisao_pipeline.training.shards import Shards, digest, in_shards
 
 RESPONSE_COLUMNS = [
@@ -36,6 +38,7 @@ RESPONSE_COLUMNS = [
     "temperature",
     "finish_reason",
     "backbone",
+    "sampler",
 ]
 
 
@@ -170,27 +173,48 @@ def response_rows(
                 "temperature": temperature,
                 "finish_reason": "stop" if token_ids and token_ids[-1] in ends else "length",
                 "backbone": policy.identity,
+                "sampler": policy.sampler,
             }
         )
     return rows
 
 
-def start_engine(policy: Policy, source: ModelSource, params: ResponseSamplingParams, rank: int | None = None) -> None:
-    """Let the engine that the parameters name draw the policy's responses; none is started to sample in process.
+@contextmanager
+def sampling_engine(
+    policy: Policy,
+    source: ModelSource,
+    params: ResponseSamplingParams,
+    prompts: pd.DataFrame,
+    manifest: pd.DataFrame,
+    rank: int | None = None,
+) -> Iterator[None]:
+    """Let the engine that the parameters name draw the policy's responses in this block, and end it afterwards.
+
+    Without one nothing is started, and the policy samples itself.
 
     Args:
         policy: The policy.
         source: Its backbone.
         params: How it is asked.
+        prompts: All that it may be asked in the block: rows with ``image_id``, ``prompt``.
+        manifest: Rows with ``image_id``, ``width``, ``height``.
         rank: Of its adapter; None where it has none.
 
     Raises:
         ImportError: If the engine is not installed.
         ValueError: If it cannot sample from this policy.
     """
-    if params.sampler == "vllm":
-        check_engine(policy, source, params.temperature)
-        policy.engine = VllmEngine(source, params.engine_memory, rank, policy.encode.context_tokens)
+    if params.sampler == "in_process":
+        yield
+        return
+    check_engine(policy, source, params.temperature)
+    longest = max(token_counts(policy, prompts, manifest), default=0) + params.max_new_tokens
+    policy.engine = VllmEngine(source, params.engine_memory, rank, longest)
+    try:
+        yield
+    finally:
+        policy.engine.close()
+        policy.engine = None
 
 
 def round_prompts(prompts: pd.DataFrame, round_index: int, prompts_per_round: int, seed: int) -> pd.DataFrame:

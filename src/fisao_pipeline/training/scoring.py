@@ -125,8 +125,10 @@ def sampler_gaps(rollouts: RolloutBatch, old_logprobs: Float[Tensor, "b t"]) -> 
     return torch.where(rollouts.completion_mask, old_logprobs - rollouts.sampled_logprobs, 0.0).abs()
 
 
-def check_sampler(rollouts: RolloutBatch, old_logprobs: Float[Tensor, "b t"], tolerance: float) -> None:
+def check_sampler(rollouts: RolloutBatch, old_logprobs: Float[Tensor, "b t"], tolerance: float | None) -> None:
     """Report a sampler whose logprobs differ from the recomputed ones by more than ``tolerance`` nats.
+
+    None reports nothing: another engine's differ by its nature, and the history says by how much.
 
     Raises:
         ValueError: If they differ by more than ``FOREIGN_GAP_NATS`` in the mean: the responses are another policy's.
@@ -139,7 +141,7 @@ def check_sampler(rollouts: RolloutBatch, old_logprobs: Float[Tensor, "b t"], to
             "tokens: the responses are not this policy's. Make them anew with `kedro run "
             "--pipelines=response_sampling,reward_annotation,policy_training`"
         )
-    if gap > tolerance:
+    if tolerance is not None and gap > tolerance:
         logger.warning(
             "The sampler's logprobs differ from the trainer's by up to %.4f nats (tolerance %.4f): the responses "
             "come from another policy (re-run response_sampling), or the two compute in different precision (raise "

@@ -90,19 +90,23 @@ def shard_owners(
 
 def sampling_owner(backbone: ModelSource, manifest: pd.DataFrame, params: ResponseSamplingParams) -> str:
     """What the keys of the sampling stage's parts begin with; prompts are told apart by each table's own settings."""
-    return digest("sampling", _answering(backbone, manifest, params.model_dump(mode="json", exclude=SHARD_SIZE)))
+    settings = params.model_dump(mode="json", exclude=SHARD_SIZE)
+    return digest("sampling", _answering(backbone, manifest, settings, params.sampler))
 
 
-def library_versions_of_results() -> dict[str, str | None]:
-    """Versions of the libraries that round results otherwise in another version."""
+def library_versions_of_results(sampler: str = "in_process") -> dict[str, str | None]:
+    """Versions of the libraries that round results otherwise in another version: the sampler's where it has one."""
     known = library_versions()
-    return {name: known.get(name) for name in _LIBRARIES}
+    names = (*_LIBRARIES, "vllm") if sampler == "vllm" else _LIBRARIES
+    return {name: known.get(name) for name in names}
 
 
-def _answering(backbone: ModelSource, manifest: pd.DataFrame, settings: dict[str, Any]) -> tuple[Any, ...]:
+def _answering(
+    backbone: ModelSource, manifest: pd.DataFrame, settings: dict[str, Any], sampler: str = "in_process"
+) -> tuple[Any, ...]:
     pictures = manifest[[name for name in ("image_id", "sha256") if name in manifest]]
     model = (loaded_identity(backbone), backbone.dtype, backbone.options)
-    return (*model, pictures.to_csv(index=False), settings, library_versions_of_results())
+    return (*model, pictures.to_csv(index=False), settings, library_versions_of_results(sampler))
 
 
 def drop(store: Store[Any], owners: Iterable[str]) -> None:

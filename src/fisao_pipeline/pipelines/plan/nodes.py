@@ -31,7 +31,7 @@ def make_plan(
     """Sizes, memory, tokens and hours as far as the configurations that are here tell; and all that is missing."""
     from fisao_pipeline.chosen_vocabulary import load_vocabulary  # noqa: PLC0415 - slow to import
     from fisao_pipeline.models.own_encoder import compare_towers  # noqa: PLC0415
-    from fisao_pipeline.models.packages import check_packages  # noqa: PLC0415
+    from fisao_pipeline.models.packages import check_packages, check_sampler_package  # noqa: PLC0415
     from fisao_pipeline.models.prompts import PromptEncoder  # noqa: PLC0415
     from fisao_pipeline.models.shape import load_config, policy_shape, verifier_shape  # noqa: PLC0415
     from fisao_pipeline.planning.plan import Run, card_faults, context_fault, format_plan, plan_run  # noqa: PLC0415
@@ -42,6 +42,10 @@ def make_plan(
             load_vocabulary(block.vocabulary, f"{name}.vocabulary")
         except ValueError as error:
             faults.append(str(error))
+    try:
+        check_sampler_package(sampling.sampler)
+    except ImportError as error:
+        faults.append(str(error))
     shapes: dict[str, Any] = {"policy_backbone": None, "verifier": None}
     for name, measure in (
         ("policy_backbone", lambda source: policy_shape(source, training.lora)),

@@ -29,32 +29,31 @@ def sample_policy_responses(
     """
     from fisao_pipeline.models.decoding import Decoding  # noqa: PLC0415 - slow to import
     from fisao_pipeline.models.policy import Policy  # noqa: PLC0415
-    from fisao_pipeline.training.sampling import sample_responses, stage_prompts, start_engine  # noqa: PLC0415
+    from fisao_pipeline.training.sampling import sample_responses, sampling_engine, stage_prompts  # noqa: PLC0415
     from fisao_pipeline.training.shards import Shards, sampling_owner  # noqa: PLC0415
 
     policy = Policy.load(policy_backbone)
     fitting, too_long = set_aside_long_prompts(
         policy, prompts, image_manifest, params.max_new_tokens, "response_sampling", ("calibration", "training")
     )
-    start_engine(policy, policy_backbone, params)
     rejected = collect_rejections(too_long, listed_in="rejected_prompts")
     shards = None
     if response_shards is not None:
         owner = sampling_owner(policy_backbone, image_manifest, params)
         shards = Shards(response_shards, owner, params.responses_per_shard, code_digest(sample_responses))
-    responses = sample_responses(
-        policy,
-        stage_prompts(fitting, params),
-        image_opener(image_folder, image_manifest),
-        Decoding(params.temperature, params.max_new_tokens),
-        params.responses_per_prompt,
-        params.batch_size,
-        params.seed,
-        description="sampling responses",
-        shards=shards,
-    )
-    if policy.engine is not None:
-        policy.engine.close()
+    asked = stage_prompts(fitting, params)
+    with sampling_engine(policy, policy_backbone, params, asked, image_manifest):
+        responses = sample_responses(
+            policy,
+            asked,
+            image_opener(image_folder, image_manifest),
+            Decoding(params.temperature, params.max_new_tokens),
+            params.responses_per_prompt,
+            params.batch_size,
+            params.seed,
+            description="sampling responses",
+            shards=shards,
+        )
     return responses, rejected
 
 
