@@ -35,6 +35,8 @@ class Stages:
         self.policy = self.world.policy(self.params.lora)
         favour(self.policy, self.policy.tokenizer.eos_token_id, -1e4)
         self.verifier = self.world.verifier()
+        # As many pictures at once at every size; all of the fewest would be less than its default.
+        self.verifier.batch_size = START["pictures"]
         self.annotate = annotator(self.world, self.verifier, self.world.open_image)
         self.completions, self.tokens = completions, tokens
         self.optimizer = adapter_optimizer(self.policy, self.params.ppo)
