@@ -49,7 +49,8 @@ def status_of(pipeline: Pipeline, catalog: DataCatalog, memory: FileMemory) -> l
     for node in pipeline.nodes:
         if not any(is_kept(name, catalog) for name in node.outputs):
             continue
-        own, read = judge_node(node, catalog, gather), gather.of(node).contents
+        evidence = gather.of(node)
+        own, read = judge_node(node, evidence, catalog, memory), evidence.contents
         follows = [f"input {name} is {verdicts[name].state}" for name in read if _is_not_fresh(verdicts.get(name))]
         verdicts |= {name: _following(verdict, follows) for name, verdict in own.items()}
     statuses = [_status(name, verdict, catalog, memory) for name, verdict in verdicts.items()]
