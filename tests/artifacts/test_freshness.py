@@ -82,6 +82,23 @@ def test_what_is_fresh_is_left_out_and_said(toy_project, mlflow_store, listener)
     assert "output.table" not in tracked.data.tags
 
 
+def test_a_run_that_keeps_has_the_parameters_of_one_that_makes(toy_project, mlflow_store):
+    project, client = toy_project(), mlflow.MlflowClient(mlflow_store)
+
+    def parameters(**given) -> dict:
+        session = run(project, **given)
+        (tracked,) = client.search_runs(["1"], f"tags.kedro_session_id = '{session}'")
+        return tracked.data.params
+
+    made = parameters()
+    assert made["block.ppo.clip_range"] == "0.2" and "behaviour" in made
+    assert parameters() == made
+    assert len(versions(project, "table.parquet")) == 1
+    # One node is kept and the other run, with a block that both have.
+    assert parameters(behaviour="other") == {**made, "behaviour": "other"}
+    assert (len(versions(project, "table.parquet")), len(versions(project, "count.json"))) == (1, 2)
+
+
 def test_what_is_forced_or_named_is_run(toy_project):
     project = toy_project()
     first = run(project)

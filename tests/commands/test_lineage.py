@@ -140,6 +140,20 @@ def test_a_record_that_nobody_can_rely_on_ends_the_tree(diamond, damage, said):
     assert MANIFEST not in "\n".join(lines(diamond))
 
 
+def test_what_was_edited_before_it_was_read_is_said(diamond):
+    """Of the reader that read it so, and not of the one that read what was saved."""
+    saved = content_of(diamond.get("prompts").version_path(DAY), sha256)
+    responses = diamond.get("responses").version_path(DAY).parent
+    shutil.rmtree(responses)
+    model = {"backbone": 'sha256:3f ["float32"]'}
+    put(diamond, "responses", {"prompts": DAY, "backbone": "sha256:3f"}, {"prompts": "sha256:0dd", **model})
+    shutil.rmtree(diamond.get("adapter").version_path(DAY).parent)
+    put(diamond, "adapter", {"prompts": DAY, "responses": DAY}, {"prompts": saved})
+    first, again = (line for line in lines(diamond) if "prompts" in line)
+    assert first.endswith("1.0 kB")
+    assert again.endswith(f"prompts@{DAY}  see above, was read with other content than its record tells")
+
+
 def test_an_entry_that_the_catalog_lost_is_said(diamond):
     rest = DataCatalog({name: diamond.get(name) for name in ("adapter", "responses")})
     said = [line for line in lines(rest) if "prompts" in line]

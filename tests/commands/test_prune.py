@@ -1,7 +1,9 @@
 """What may be removed, on versions made for the test."""
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from kedro.io import DataCatalog, Version
@@ -124,6 +126,52 @@ def test_on_the_command_line(toy_project):
     assert done.exit_code == 0 and done.output.splitlines()[-1].endswith(" removed")
     assert [(folder / version).exists() for version in (first, second, third)] == [False, True, True]
     assert run(project) and (folder / third).exists()
+
+
+def test_what_abandoned_runs_left_goes_by_its_age(toy_project):
+    """Checkpoints, not the rows of a study; and nothing where no age was given."""
+    project = toy_project()
+    entry = "  type: fisao_pipeline.datasets.KeyedFolderDataset\n  dataset: json.JSONDataset\n  suffix: .json\n"
+    catalog = project / "conf" / "base" / "catalog.yml"
+    catalog.write_text(
+        catalog.read_text()
+        + f"checkpoints:\n{entry}  filepath: data/checkpoints\n  of_unfinished_runs: true\n"
+        + f"study_rows:\n{entry}  filepath: data/study_rows\n"
+    )
+    long_ago = (datetime.now(UTC) - timedelta(days=40)).timestamp()
+    for folder in ("checkpoints", "study_rows"):
+        (project / "data" / folder).mkdir(parents=True)
+        for key in ("old", "young"):
+            path = project / "data" / folder / f"{key}.json"
+            path.write_text('"x"')
+            if key == "old":
+                os.utime(path, (long_ago, long_ago))
+
+    def there() -> list[str]:
+        return sorted(f"{path.parent.name}/{path.stem}" for path in (project / "data").glob("*/*.json"))
+
+    all_of_them = ["checkpoints/old", "checkpoints/young", "study_rows/old", "study_rows/young"]
+    dry = prune(project, "--older-than=30d", "--dry-run")
+    assert dry.exit_code == 0, dry.output
+    assert dry.output.splitlines() == [
+        "checkpoints old: 3 bytes, of an unfinished run",
+        "0 versions and 1 value of unfinished runs, 3 bytes would be removed",
+    ]
+    assert prune(project, "--keep-last=1").output.splitlines() == ["0 versions, 0 bytes removed"]
+    assert there() == all_of_them
+    assert prune(project, "--older-than=30d").exit_code == 0
+    assert there() == all_of_them[1:]
+
+
+def test_checkpoints_and_parts_are_of_unfinished_runs_and_no_cache_is():
+    import yaml
+
+    base = Path(__file__).parents[2] / "conf" / "base"
+    entries = {}
+    for path in base.glob("catalog*.yml"):
+        entries |= yaml.safe_load(path.read_text()) or {}
+    marked = {name for name, entry in entries.items() if entry.get("of_unfinished_runs")}
+    assert marked == {"response_shards", "prediction_shards", "training_checkpoints"}
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,53 @@ def test_what_is_gone_or_no_run_is_refused(toy_project, mlflow_store):
     assert versions(project, "count.json") == [first, second]
 
 
+@pytest.mark.parametrize("by", ["session", "mlflow"])
+def test_an_edited_record_is_not_passed_over(toy_project, mlflow_store, by):
+    """The other artifact of the run is whole, and would be the same."""
+    project = toy_project()
+    commit(project)
+    version = run(project)
+    path = project / "data" / "count.json" / version / "provenance.json"
+    path.write_text(path.read_text().replace("count_rows", "count_cows"))
+    done = reproduce(version if by == "session" else only_run(mlflow_store).info.run_id)
+    assert done.exit_code == 1
+    assert "count of this run cannot be relied on: provenance.json was edited." in done.output
+    assert versions(project, "table.parquet") == [version]
+
+
+def test_an_edited_record_of_another_run_is_none_of_this_ones(toy_project, mlflow_store):
+    project = toy_project()
+    commit(project)
+    version = run(project)
+    mlflow_run = only_run(mlflow_store).info.run_id
+    other = run(project, runtime=FORCED)
+    path = project / "data" / "count.json" / other / "provenance.json"
+    path.write_text(path.read_text().replace("count_rows", "count_cows"))
+    done = reproduce(mlflow_run)
+    assert done.exit_code == 0, done.output
+    assert versions(project, "table.parquet")[:2] == [version, other]
+
+
+def test_what_is_made_beside_and_was_removed_is_said(toy_project, mlflow_store):
+    project = toy_project()
+    catalog = project / "conf" / "base" / "catalog.yml"
+    catalog.write_text(
+        catalog.read_text()
+        + "extra:\n  type: fisao_pipeline.datasets.AtomicDataset\n  dataset: json.JSONDataset\n"
+        + "  filepath: data/extra.json\n  versioned: true\n"
+    )
+    nodes = next(project.glob("src/*/nodes.py"))
+    text = nodes.read_text().replace('"count", name=', '["count", "extra"], name=')
+    nodes.write_text(text.replace('return {"rows": len(table)}', 'return {"rows": len(table)}, ["extra"]'))
+    commit(project)
+    version = run(project)
+    shutil.rmtree(project / "data" / "extra.json" / version)
+    done = reproduce(version)
+    assert done.exit_code == 0, done.output
+    assert "extra  not compared: the run's own is gone" in done.output
+    assert "count  the same " in done.output
+
+
 def test_what_keeps_one_version_is_not_replaced(toy_project, mlflow_store):
     project = toy_project()
     catalog = project / "conf" / "base" / "catalog.yml"

@@ -12,8 +12,8 @@ from fisao_pipeline.artifacts.file_memory import FileMemory, sha256
 from fisao_pipeline.artifacts.freshness import State, Verdict
 from fisao_pipeline.artifacts.provenance import RunContext, build_record, seal
 from fisao_pipeline.artifacts.sizes import said_bytes
-from fisao_pipeline.commands.status import ArtifactStatus, lines_of, status_of
-from fisao_pipeline.datasets import AtomicDataset
+from fisao_pipeline.commands.status import ArtifactStatus, lines_of, status_of, values_of
+from fisao_pipeline.datasets import AtomicDataset, KeyedFolderDataset
 from fisao_pipeline.datasets.contents import content_of
 
 ARTIFACTS, VERSIONS = 20, 500
@@ -75,6 +75,29 @@ def test_the_lines():
         "    input table changed",
         "page     missing",
         "1 fresh, 1 stale, 1 missing; 3 versions, 1.5 kB",
+    ]
+
+
+def test_values_by_key_have_a_line_if_there_are_any(tmp_path):
+    def folder(name, **options):
+        return KeyedFolderDataset(filepath=str(tmp_path / name), dataset="json.JSONDataset", suffix=".json", **options)
+
+    catalog = DataCatalog(
+        {
+            "checkpoints": folder("checkpoints", of_unfinished_runs=True),
+            "texts": folder("texts"),
+            "rows": folder("rows"),
+            "of_another_pipeline": folder("other"),
+        }
+    )
+    for name, keys in (("checkpoints", "ab"), ("texts", "a"), ("of_another_pipeline", "a")):
+        for key in keys:
+            catalog.load(name).put(key, "x" * 600)
+    read = ["texts", "rows", "checkpoints"]
+    pipeline = Pipeline([Node(lambda *_given: None, read, "out", name="work")])
+    assert list(lines_of([], values_of(pipeline, catalog)))[:-1] == [
+        "checkpoints: 2 values of unfinished runs, 1.2 kB",
+        "texts: 1 value, 602 bytes",
     ]
 
 

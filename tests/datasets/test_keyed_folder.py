@@ -26,6 +26,15 @@ def test_a_value_is_there_at_once_and_for_the_next_process(tmp_path):
     assert values.keys() == ["a-0", "b.1"] and values.get("a-0") == {"x": []}
 
 
+def test_size_and_time_of_each_value(tmp_path, monkeypatch):
+    values = json_folder(tmp_path).load()
+    assert values.states() == {}
+    values.put("a", "x")
+    assert {key: state.st_size for key, state in values.states().items()} == {"a": 3}
+    monkeypatch.setattr(values, "keys", lambda: ["a", "gone"])
+    assert list(values.states()) == ["a"]
+
+
 def test_a_value_is_removed(tmp_path):
     values = json_folder(tmp_path).load()
     values.put("a", 1)

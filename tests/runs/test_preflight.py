@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import mlflow
@@ -19,6 +20,7 @@ def run(project: Path, options=None, **parameters):
     bootstrap_project(project)
     with settings.SESSION_CLASS.create(project_path=project, runtime_params=parameters) as session:
         session.run(**(options or {}))
+        return session.session_id
 
 
 def runs(uri: str) -> list:
@@ -63,6 +65,81 @@ def test_what_no_missing_output_needs_may_be_missing(toy_project, mlflow_store):
     run(project)
     shutil.rmtree(project / "data" / "table.parquet")
     run(project, options={"node_names": ["count_rows"], "only_missing_outputs": True})
+
+
+def edit_number(table: Path) -> None:
+    """One other number, as somebody may type it."""
+    import pandas as pd
+
+    rows = pd.read_parquet(table)
+    rows.loc[0, "number"] += 1
+    rows.to_parquet(table)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        ("table.parquet", edit_number, "its content is not what was saved"),
+        (
+            "provenance.json",
+            lambda path: path.write_text(path.read_text() + "x"),
+            "provenance.json cannot be read (JSO",
+        ),
+        (
+            "provenance.json",
+            lambda path: path.write_text(path.read_text().replace("make_table", "make_tabel")),
+            "provenance.json was edited",
+        ),
+    ],
+    ids=["number edited", "record cut", "record edited"],
+)
+def test_a_corrupt_input_is_refused_with_the_command_that_makes_it_again(toy_project, mlflow_store, file, damage, said):
+    project = toy_project()
+    version = run(project)
+    tracked = len(runs(mlflow_store))
+    damage(project / "data" / "table.parquet" / version / file)
+    with pytest.raises(NotReadyError) as refusal:
+        run(project, options={"node_names": ["count_rows"]}, behaviour="work")
+    (line,) = (line for line in str(refusal.value).splitlines() if "table" in line)
+    assert line.startswith(f"- 'table' is corrupt ({said}")
+    assert line.endswith("): `kedro run --pipelines=__default__ --params=behaviour=work` makes it again")
+    assert len(list((project / "data" / "count.json").iterdir())) == 1 and len(runs(mlflow_store)) == tracked
+    run(project)
+    run(project, options={"node_names": ["count_rows"]})
+
+
+def test_a_corrupt_version_that_was_asked_for_is_refused(toy_project, mlflow_store):
+    """The latest one is whole, and to make it again would not help."""
+    project = toy_project()
+    first, second = run(project), run(project, runtime={"deterministic": False, "force": True})
+    edit_number(project / "data" / "table.parquet" / first / "table.parquet")
+    run(project, options={"node_names": ["count_rows"]})
+    with pytest.raises(NotReadyError, match=f"'table' {first} is corrupt .*: load another version"):
+        run(project, options={"node_names": ["count_rows"], "load_versions": {"table": first}})
+    run(project, options={"node_names": ["count_rows"], "load_versions": {"table": second}})
+
+
+def test_a_corrupt_input_that_no_pipeline_makes_is_refused(toy_project, mlflow_store):
+    project = toy_project()
+    version = run(project)
+    edit_number(project / "data" / "table.parquet" / version / "table.parquet")
+    registry = next(project.glob("src/*/pipeline_registry.py"))
+    only = 'create_pipeline().filter(node_names=["count_rows"])'
+    registry.write_text(
+        registry.read_text().replace("create_pipeline()}", f"{only}}}").replace(": create_pipeline(),", f": {only},")
+    )
+    for name in [name for name in sys.modules if name.startswith("toy_")]:
+        del sys.modules[name]
+    with pytest.raises(NotReadyError, match=f"'table' is corrupt .*: put back what was saved as {version}"):
+        run(project)
+
+
+def test_an_input_without_a_record_is_taken_as_it_is(toy_project, mlflow_store):
+    project = toy_project()
+    version = run(project)
+    (project / "data" / "table.parquet" / version / "provenance.json").unlink()
+    edit_number(project / "data" / "table.parquet" / version / "table.parquet")
+    run(project, options={"node_names": ["count_rows"]})
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,8 @@ def tree_of(catalog: DataCatalog, name: str, version: str, images: bool = False)
         `artifact`, `version`, what its record tells (`node`, `created`, `git_commit`, …), `bytes`, `rows` (of a
         table), `images` (of the manifest: their number, or each one's `file_name` and `sha256`), and `inputs`, each of
         them such a tree. What is met again is there in full once and afterwards has `repeated` alone; a `fault` says
-        why the tree ends. What runs were given has its `content` and no `node`.
+        why the tree ends, or that what was read was not what was saved. What runs were given has its `content` and no
+        `node`.
     """
     return _Trees(catalog, [(name, version)], images).tree((name, version))
 
@@ -72,8 +73,22 @@ class _Trees:
         contents = record.get("input_contents", {})
         for given, of_version in sorted(record["inputs"].items()):
             node = {"artifact": given, "version": None} if of_version is None else self.tree((given, of_version))
+            if of_version is not None and _was_other(
+                self._catalog, self._found[given, of_version], contents.get(given)
+            ):
+                node.setdefault("fault", "was read with other content than its record tells")
             told_here = "node" not in node and "repeated" not in node and contents.get(given) is not None
             yield node | ({"content": contents[given]} if told_here else {})
+
+
+def _was_other(catalog: DataCatalog, ancestor: Ancestor, read: str | None) -> bool:
+    """Whether what was read of a version is known to be something else than was saved as it.
+
+    Not asked of models: the content of one tells also how it was loaded, which is the reader's to choose.
+    """
+    saved = ancestor.record.get("content") if ancestor.record is not None else None
+    known = read is not None and saved is not None and isinstance(catalog.get(ancestor.name), AtomicVersions)
+    return known and read != saved
 
 
 def _measured(catalog: DataCatalog, ancestor: Ancestor, images: bool) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""`python -m fisao_pipeline prune`: removes old versions, never the newest and none that a kept one was made from."""
+"""`python -m fisao_pipeline prune`: removes old versions, never the newest and none that a kept one was made from.
+
+And what runs that were given up have left.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from kedro.io import DataCatalog
 from fisao_pipeline.artifacts.provenance import BrokenRecordError, read_record
 from fisao_pipeline.artifacts.sizes import bytes_below, said_bytes
 from fisao_pipeline.datasets.atomic import AtomicVersions
+from fisao_pipeline.datasets.keyed_folder import KeyedFolder, KeyedFolderDataset
 from fisao_pipeline.datasets.publish import STAGING_PREFIX
 
 _AGE = re.compile(r"(\d+)\s*([dhw])")
@@ -33,6 +37,16 @@ class Old:
     name: str
     version: str
     folder: Path
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Abandoned:
+    """A value of a run that was stopped long ago, and may go."""
+
+    name: str
+    key: str
+    values: KeyedFolder
     bytes: int
 
 
@@ -121,6 +135,26 @@ def remove(old: Old) -> None:
     shutil.rmtree(aside)
 
 
+def abandoned(catalog: DataCatalog, older_than: timedelta, now: datetime) -> list[Abandoned]:
+    """Values of unfinished runs that were last written longer ago; those of caches are none of them.
+
+    Args:
+        catalog: Whose values.
+        older_than: Younger ones stay.
+        now: With a time zone.
+    """
+    found = []
+    for name in catalog:
+        dataset = catalog.get(name)
+        if not isinstance(dataset, KeyedFolderDataset) or not dataset.of_unfinished_runs:
+            continue
+        values = dataset.load()
+        for key, state in values.states().items():
+            if now - datetime.fromtimestamp(state.st_mtime, UTC) > older_than:
+                found.append(Abandoned(name, key, values, state.st_size))
+    return found
+
+
 def _age(_context: click.Context, _option: click.Parameter, text: str | None) -> timedelta | None:
     if text is None:
         return None
@@ -136,7 +170,10 @@ def _age(_context: click.Context, _option: click.Parameter, text: str | None) ->
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, remove nothing.")
 @click.option("--env", default=None, help="The Kedro environment whose artifacts are looked at.")
 def prune(keep_last: int | None, older_than: timedelta | None, dry_run: bool, env: str | None) -> None:
-    """Remove versions that are both too many and too old, never one that another which stays was made from."""
+    """Remove versions that are both too many and too old, never one that another which stays was made from.
+
+    With --older-than also what unfinished runs have left: checkpoints and parts.
+    """
     from fisao_pipeline.commands.project import open_project  # noqa: PLC0415 - slow to import
     from fisao_pipeline.runs.run_lock import RunLock  # noqa: PLC0415
 
@@ -144,12 +181,21 @@ def prune(keep_last: int | None, older_than: timedelta | None, dry_run: bool, en
         raise click.UsageError("Say what shall stay: --keep-last, --older-than, or both.")
     project = open_project(env)
     with RunLock(project.data).acquire():
-        old, remarks = removable(project.catalog, keep_last, older_than, datetime.now(UTC))
+        now = datetime.now(UTC)
+        old, remarks = removable(project.catalog, keep_last, older_than, now)
+        left = abandoned(project.catalog, older_than, now) if older_than is not None else []
         for remark in remarks:
             click.echo(remark)
         for each in old:
             if not dry_run:
                 remove(each)
             click.echo(f"{each.name} {each.version}: {said_bytes(each.bytes)}")
-    total = said_bytes(sum(each.bytes for each in old))
-    click.echo(f"{len(old)} versions, {total}" + (" would be removed" if dry_run else " removed"))
+        for value in left:
+            if not dry_run:
+                value.values.remove(value.key)
+            click.echo(f"{value.name} {value.key}: {said_bytes(value.bytes)}, of an unfinished run")
+    counted = f"{len(old)} versions" + (
+        f" and {len(left)} value{'s' * (len(left) != 1)} of unfinished runs" if left else ""
+    )
+    total = said_bytes(sum(each.bytes for each in [*old, *left]))
+    click.echo(f"{counted}, {total}" + (" would be removed" if dry_run else " removed"))

@@ -53,16 +53,17 @@ class Outcome:
 
     Attributes:
         name: Catalog name.
-        agrees: Whether its content is the recorded one, but for times; None where it cannot be, since it tells of its
-            own run.
+        agrees: Whether its content is the recorded one, but for times; None where that cannot be told.
         content: That of the new version.
         columns: Of a table whose content is another one, the columns that differ.
+        untold: Why it cannot be told; empty where it can.
     """
 
     name: str
     agrees: bool | None
     content: str
     columns: tuple[str, ...] = ()
+    untold: str = ""
 
 
 def made_by(catalog: DataCatalog, run_id: str) -> Records:
@@ -77,17 +78,21 @@ def made_by(catalog: DataCatalog, run_id: str) -> Records:
     """
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     sessions: set[str] = set()
+    broken: dict[str, str] = {}
     for name, place in _records(catalog):
         try:
             record = read_record(place) or {}
         except BrokenRecordError as error:
-            if place.parent.name == run_id:
-                raise click.ClickException(f"{name} of this run cannot be relied on: {error}.") from error
+            # Whose it is, its place alone tells: a version has the name of its session.
+            broken.setdefault(place.parent.name, f"{name} of this run cannot be relied on: {error}.")
             continue
         session = record.get("kedro_session_id")
         sessions.add(str(session))
         if run_id in (session, record.get("mlflow_run_id")):
             found.setdefault(str(session), {})[name] = record
+    unreliable = [broken[session] for session in sorted({run_id, *found} & broken.keys())]
+    if unreliable:
+        raise click.ClickException("\n".join(unreliable))
     if not found:
         raise click.ClickException(
             f"Nothing is there that run '{run_id}' made{did_you_mean(run_id, sessions)}: its artifacts were removed, "
@@ -282,12 +287,14 @@ def outcomes(project: Project, records: Records, again: Plan, version: str) -> I
         for name in node.outputs
         if any(isinstance(project.catalog.get(read), LineageDataset) for read in node.inputs)
     }
-    for name in (name for node in again.pipeline.nodes for name in node.outputs if name in records):
-        record, dataset = records[name], project.catalog.get(name)
+    for name in (name for node in again.pipeline.nodes for name in node.outputs if is_kept(name, project.catalog)):
+        record, dataset = records.get(name), project.catalog.get(name)
         made = read_record(dataset.provenance_path(version))
         content = made["content"] if made is not None else "not made"
-        if name in tell_their_run:
-            yield Outcome(name, None, content)
+        if record is None:
+            yield Outcome(name, None, content, untold="the run's own is gone")
+        elif name in tell_their_run:
+            yield Outcome(name, None, content, untold="it names its run and versions, which are new")
         elif made is None or content == record["content"]:
             yield Outcome(name, made is not None, content)
         else:
@@ -311,11 +318,11 @@ def lines_of(found: Sequence[Outcome], records: Records) -> Iterator[str]:
     """Outcomes as text."""
     width = max(len(outcome.name) for outcome in found)
     for outcome in found:
-        before, columns = records[outcome.name]["content"], ", ".join(outcome.columns)
+        before, columns = records.get(outcome.name, {}).get("content"), ", ".join(outcome.columns)
         if outcome.agrees is None:
-            said = "not compared: it names its run and versions, which are new"
+            said = f"not compared: {outcome.untold}"
         elif outcome.agrees:
-            said = "the same     " + (f"but for times ({columns})" if columns else before)
+            said = "the same     " + (f"but for times ({columns})" if columns else outcome.content)
         else:
             said = f"differs      {before} → {outcome.content}" + (f", in {columns}" if columns else "")
         yield f"{outcome.name:<{width}}  {said}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from fisao_pipeline.artifacts.provenance import BrokenRecordError, read_record
 from fisao_pipeline.artifacts.sizes import bytes_below, said_bytes
 from fisao_pipeline.datasets.atomic import AtomicVersions
 from fisao_pipeline.datasets.contents import content_of
+from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def status_of(pipeline: Pipeline, catalog: DataCatalog, memory: FileMemory) -> l
     for node in pipeline.nodes:
         if not any(is_kept(name, catalog) for name in node.outputs):
             continue
-        own, read = judge_node(node, catalog, gather), gather.of(node).contents
+        evidence = gather.of(node)
+        own, read = judge_node(node, evidence, catalog, memory), evidence.contents
         follows = [f"input {name} is {verdicts[name].state}" for name in read if _is_not_fresh(verdicts.get(name))]
         verdicts |= {name: _following(verdict, follows) for name, verdict in own.items()}
     statuses = [_status(name, verdict, catalog, memory) for name, verdict in verdicts.items()]
@@ -95,8 +97,40 @@ def _content_in_record(path: Path) -> str:
         return json.dumps({"content": None, "fault": str(error)})
 
 
-def lines_of(statuses: Sequence[ArtifactStatus]) -> Iterator[str]:
-    """Statuses as text: a line for each, reasons below it, sums at the end."""
+@dataclass(frozen=True)
+class KeptValues:
+    """What lies in a folder of values by key.
+
+    Attributes:
+        name: Catalog name.
+        count: How many.
+        bytes: What they take on the disk.
+        of_unfinished_runs: Whether they are of runs that were stopped, or else a cache.
+    """
+
+    name: str
+    count: int
+    bytes: int
+    of_unfinished_runs: bool
+
+    def __str__(self) -> str:
+        whose = " of unfinished runs" if self.of_unfinished_runs else ""
+        return f"{self.name}: {self.count} value{'s' * (self.count != 1)}{whose}, {said_bytes(self.bytes)}"
+
+
+def values_of(pipeline: Pipeline, catalog: DataCatalog) -> Iterator[KeptValues]:
+    """The folders of values by key that a pipeline works with, by name, but for empty ones."""
+    for name in sorted(pipeline.inputs()):
+        dataset = catalog.get(name)
+        if not isinstance(dataset, KeyedFolderDataset):
+            continue
+        sizes = [state.st_size for state in dataset.load().states().values()]
+        if sizes:
+            yield KeptValues(name, len(sizes), sum(sizes), dataset.of_unfinished_runs)
+
+
+def lines_of(statuses: Sequence[ArtifactStatus], values: Iterable[KeptValues] = ()) -> Iterator[str]:
+    """Statuses as text: a line for each, reasons below it, then one for each folder of values, sums at the end."""
     width = max((len(status.name) for status in statuses), default=0)
     for status in statuses:
         count, size = len(status.bytes_by_version), sum(status.bytes_by_version.values())
@@ -104,6 +138,7 @@ def lines_of(statuses: Sequence[ArtifactStatus]) -> Iterator[str]:
         yield f"{status.name:<{width}}  {status.verdict.state:<7}  {status.verdict.version or '':<24}  {kept}".rstrip()
         yield from (f"    {reason}" for reason in status.verdict.reasons)
         yield from (f"    version {version} is corrupt: {fault}" for version, fault in status.corrupt.items())
+    yield from map(str, values)
     states = Counter(status.verdict.state for status in statuses)
     total = sum(sum(status.bytes_by_version.values()) for status in statuses)
     versions = sum(len(status.bytes_by_version) for status in statuses)
@@ -122,5 +157,6 @@ def status(env: str | None, pipelines: str, params: str, verify: bool) -> None:
 
     project = open_project(env, params)
     chosen = project.pipeline([name.strip() for name in pipelines.split(",")])
-    for line in lines_of(status_of(chosen, project.catalog, FileMemory(project.data, recheck=verify))):
+    statuses = status_of(chosen, project.catalog, FileMemory(project.data, recheck=verify))
+    for line in lines_of(statuses, values_of(chosen, project.catalog)):
         click.echo(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -88,6 +88,14 @@ class KeyedFolder:
         """Keys of all values, sorted."""
         return sorted(path.name.removesuffix(self._suffix) for path in self.folder.glob(f"[!.]*{self._suffix}"))
 
+    def states(self) -> dict[str, os.stat_result]:
+        """Size and times of each value's file by key; a value that goes meanwhile is left out."""
+        found = {}
+        for key in self.keys():
+            with suppress(FileNotFoundError):
+                found[key] = (self.folder / f"{key}{self._suffix}").stat()
+        return found
+
     def _dataset(self, key: str) -> AtomicDataset:
         _check(key)
         return AtomicDataset(filepath=(self.folder / f"{key}{self._suffix}").as_posix(), dataset=self._definition)
@@ -119,6 +127,7 @@ class KeyedFolderDataset(AbstractDataset[NoReturn, KeyedFolder]):
         filepath: str,
         dataset: str | dict[str, Any],
         suffix: str,
+        of_unfinished_runs: bool = False,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         """Point at the folder.
@@ -127,6 +136,8 @@ class KeyedFolderDataset(AbstractDataset[NoReturn, KeyedFolder]):
             filepath: Local folder; it need not exist.
             dataset: How a value is written: a file dataset's type, or a mapping with `type` and its arguments.
             suffix: Ending of the files, `.json` for instance.
+            of_unfinished_runs: Whether a value has no use but to go on with the run that left it, which removes it
+                once it is finished. `prune` offers what a run that was given up has left.
             metadata: Ignored here, read by Kedro-Viz.
 
         Raises:
@@ -134,6 +145,7 @@ class KeyedFolderDataset(AbstractDataset[NoReturn, KeyedFolder]):
         """
         if not suffix.startswith("."):
             raise DatasetError(f"suffix '{suffix}' must start with a dot.")
+        self.of_unfinished_runs = of_unfinished_runs
         self._values = KeyedFolder(Path(filepath), suffix, dataset)
         AtomicDataset(
             filepath=f"{filepath}/x{suffix}", dataset=dataset

@@ -27,7 +27,6 @@ from fisao_pipeline.datasets.adapter_folder import AdapterFolderDataset
 from fisao_pipeline.datasets.lineage import GivenLineage
 from fisao_pipeline.datasets.preview import read_provenance
 from fisao_pipeline.datasets.publish import Recorded
-from fisao_pipeline.params.flat import flatten_parameters
 from fisao_pipeline.runs.determinism import is_deterministic, runtime_params
 from fisao_pipeline.runs.resume import inexpressible, resume_command, unfinished_nodes
 from fisao_pipeline.tracking.adapters import find_adapter, log_adapter
@@ -114,14 +113,15 @@ class LineageHooks:
         """Whether all that a node makes is there as it would make it now."""
         if self._forced(node):
             return False
-        verdicts = judge_node(node, self._catalog, self._gather)
+        evidence = self._evidence[node.name] = self._gather.of(node)
+        verdicts = judge_node(node, evidence, self._catalog, self._gather.memory)
         fresh = bool(verdicts) and all(verdict.state is State.FRESH for verdict in verdicts.values())
         self._judged |= verdicts
         return fresh
 
     @hook_impl
     def after_node_skipped(self, node: Node) -> None:
-        """Say so, and tag the MLflow run with what was kept."""
+        """Say so, tag the MLflow run with what was kept, and log with which parameters: a run as if it had been run."""
         kept = {name: self._judged[name].version for name in node.outputs if name in self._judged}
         self._kept |= kept
         self._saved.update(node.outputs)
@@ -129,9 +129,10 @@ class LineageHooks:
         logger.info("%s: fresh, kept %s", node.name, versions)
         contents = {name: self._judged[name].content for name in kept}
         self._tag({f"kept.{name}": str(version) for name, version in kept.items()} | _content_tags(contents))
+        self._log_parameters(self._evidence[node.name].parameters)
 
     @hook_impl
-    def before_node_run(self, node: Node, catalog: DataCatalog, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    def before_node_run(self, node: Node, catalog: DataCatalog) -> dict[str, Any] | None:
         """Note what a node depends on, log it and the parameters, and hand over its inputs' records if asked."""
         if catalog is not self._catalog:  # a worker process has its own
             self._catalog, self._gather = catalog, EvidenceOf(self._pipeline, catalog, FileMemory(self._data))
@@ -140,7 +141,7 @@ class LineageHooks:
         versions = {f"input.{name}": version for name, version in evidence.inputs.items() if version is not None}
         self._tag(versions | _content_tags(evidence.contents))
         self._log_inputs(evidence)
-        self._log_parameters(flatten_parameters(inputs))
+        self._log_parameters(evidence.parameters)
         return {LINEAGE: self._given(evidence)} if LINEAGE in node.inputs else None
 
     @hook_impl

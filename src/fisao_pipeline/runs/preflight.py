@@ -10,11 +10,16 @@ from typing import Any
 
 import click
 from kedro.framework import project
+from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import AbstractDataset, DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 from pydantic import ValidationError
 
+from fisao_pipeline.artifacts.data_folder import data_folder
+from fisao_pipeline.artifacts.evidence import version_of
+from fisao_pipeline.artifacts.file_memory import FileMemory
+from fisao_pipeline.artifacts.freshness import CorruptError, intact_record
 from fisao_pipeline.datasets.atomic import AtomicVersions
 from fisao_pipeline.datasets.image_folder import ImageFolderDataset
 from fisao_pipeline.datasets.json_files import JsonFilesDataset
@@ -46,7 +51,15 @@ class NotReadyError(click.ClickException):
 
 
 class PreflightHooks:
-    """Refuses a run whose parameters hold unknown blocks or whose inputs are not there."""
+    """Refuses a run whose parameters hold unknown blocks or whose inputs are not there, or not what was saved."""
+
+    def __init__(self) -> None:
+        self._data = Path.cwd() / "data"
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Learn where the data folder is, in which hashes of files are remembered."""
+        self._data = data_folder(context.config_loader, Path(context.project_path))
 
     @hook_impl(tryfirst=True)  # before an MLflow run is open, which nobody would close
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -62,6 +75,7 @@ class PreflightHooks:
         if not run_params.get("only_missing_outputs"):
             faults += _nothing_to_compare(pipeline, catalog)
             faults += missing_inputs(run_params, pipeline, catalog, registered)
+        faults += corrupt_inputs(run_params, pipeline, catalog, registered, FileMemory(self._data))
         faults += _missing_predictions(pipeline, catalog)
         if faults:
             raise NotReadyError("Nothing was run:\n" + "\n".join(f"- {fault}" for fault in faults))
@@ -194,6 +208,46 @@ def missing_inputs(
         listed = ", ".join(f"'{name}'" for name in to_make[maker])
         verb, them = ("is", "it") if len(to_make[maker]) == 1 else ("are", "them")
         faults.append(f"{listed} {verb} missing: `{stage_command(run_params, [maker])}` makes {them}")
+    return faults
+
+
+def corrupt_inputs(
+    run_params: Mapping[str, Any],
+    pipeline: Pipeline,
+    catalog: DataCatalog,
+    registered: Mapping[str, Pipeline],
+    memory: FileMemory,
+) -> list[str]:
+    """Artifacts that a pipeline reads and does not make, and that are not what was saved; in words that say what to do.
+
+    One without a record, which an earlier release made, is taken as it is.
+
+    Args:
+        run_params: What Kedro hands to its pipeline hooks; the commands in the answer have its settings.
+        pipeline: What would be run.
+        catalog: Of that run.
+        registered: All pipelines by name.
+        memory: Of hashes.
+    """
+    faults: list[str] = []
+    pinned = run_params.get("load_versions") or {}
+    for name in sorted(pipeline.inputs()):
+        dataset = catalog.get(name)
+        if not isinstance(dataset, AtomicVersions) or not _is_there(dataset):
+            continue
+        try:
+            intact_record(dataset, memory)
+        except CorruptError as error:
+            maker = _maker(name, registered)
+            if name in pinned:
+                faults.append(f"'{name}' {pinned[name]} is corrupt ({error}): load another version")
+            elif maker is None:
+                version = version_of(dataset, "resolve_load_version")
+                faults.append(f"'{name}' is corrupt ({error}): put back what was saved as {version}")
+            else:
+                command = stage_command(run_params, [maker])
+                faults.append(f"'{name}' is corrupt ({error}): `{command}` makes it again")
+    memory.keep()
     return faults
 
 
