@@ -141,16 +141,17 @@ def test_a_file_that_was_replaced_is_not_of_the_run_that_made_the_one_before(toy
 
 def test_a_record_that_was_edited_lends_no_run(toy_project, mlflow_store):
     project = toy_project()
-    version = run(project)
-    path = project / "data" / "table.parquet" / version / "provenance.json"
-    path.write_text(path.read_text().replace(only_run(mlflow_store).info.run_id, "f" * 32))
-    again = run(project, options={"node_names": ["count_rows"]})
-    client = mlflow.MlflowClient(mlflow_store)
-    (tracked,) = client.search_runs(
-        [client.get_experiment_by_name("fisao_pipeline").experiment_id], f"tags.kedro_session_id = '{again}'"
-    )
-    tags = tags_of(inputs_of(tracked)["table"])
-    assert tags["version"] == version and "mlflow_run_id" not in tags
+    reading_numbers(project, "data/numbers.json")
+    place = project / "data" / "numbers.json"
+    place.parent.mkdir()
+    place.write_text(RECORDED)
+    content = content_of_files({"0000 numbers.json": place}, sha256)
+    record = {"inputs": {}, "content": content, "mlflow_run_id": "a" * 32}
+    edited = record | {"seal": seal(record), "mlflow_run_id": "f" * 32}
+    place.with_name(".numbers.json.provenance.json").write_text(json.dumps(edited))
+    run(project)
+    tags = tags_of(inputs_of(only_run(mlflow_store))["numbers"])
+    assert tags["content"] == content and "mlflow_run_id" not in tags
 
 
 @pytest.mark.parametrize(
