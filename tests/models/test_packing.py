@@ -116,7 +116,8 @@ def scored_said(world, policy, caplog, owners) -> list[str]:
     with torch.no_grad(), caplog.at_level(logging.INFO, logger="fisao_pipeline"):
         for _ in range(2):
             policy.score(batch, ids, torch.ones_like(ids, dtype=torch.bool), 1.0, prompt_of_row=owners)
-    return [record.getMessage() for record in caplog.records]
+    said = [record.getMessage() for record in caplog.records]
+    return [line for line in said if line.startswith(SAID)]
 
 
 def with_attention(world, name) -> Policy:

@@ -15,6 +15,9 @@ from kedro.framework.startup import bootstrap_project
 from tests.pocket_models import build_pocket_models
 from tests.smoke_project import PROJECT, Smoke
 
+from fisao_pipeline.artifacts.file_memory import sha256
+from fisao_pipeline.artifacts.provenance import seal
+from fisao_pipeline.datasets.contents import content_of
 from fisao_pipeline.method.calibration import CalibrationError
 from fisao_pipeline.pocket.scenes import CATEGORIES
 from fisao_pipeline.runs.preflight import NotReadyError
@@ -64,11 +67,12 @@ def own_store(project, no_stray_mlflow_store, monkeypatch):
 
 
 def files(project: Smoke) -> dict[Path, str]:
-    """Every artifact's content."""
+    """Every artifact's content; the verifier's texts are no artifact, and kept whatever a run ends in."""
     data = project.root / "data" / "smoke"
     layers = ("02_intermediate", "03_primary", "04_feature", "05_model_input", "06_models", "07_model_output")
     found = (file for layer in layers for file in (data / layer).rglob("*") if file.is_file())
-    return {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in found}
+    kept = (file for file in found if "verifier_texts" not in file.parts)
+    return {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in kept}
 
 
 def refused(project: Smoke, message: str, pipeline: str, error: type[Exception] = ValueError, **changes) -> None:
@@ -96,6 +100,18 @@ def changed(file: Path, change: Callable[[Path], None]) -> Iterator[None]:
         yield
     finally:
         file.write_bytes(content)
+
+
+@contextmanager
+def remade(file: Path, change: Callable[[Path], None]) -> Iterator[None]:
+    """An artifact that is another one for a while, as if a run had made it so: one that was edited is refused."""
+
+    def reseal(record_file: Path) -> None:
+        record = json.loads(record_file.read_text()) | {"content": content_of(file, sha256)}
+        record_file.write_text(json.dumps(record | {"seal": seal(record)}))
+
+    with changed(file, change), changed(file.with_name("provenance.json"), reseal):
+        yield
 
 
 def artifact(project: Smoke, name: str, layer: str = "04_feature") -> Path:
@@ -200,7 +216,7 @@ def silence(project: Smoke, split: str, count: int | None) -> Callable[[Path], N
 @pytest.mark.parametrize("granularity", ["token", "phrase", "sentence"])
 def test_a_response_of_zero_tokens(project, granularity):
     settings = {"reward_annotation": {"granularity": granularity}}
-    with changed(artifact(project, "responses"), silence(project, "training", 1)):
+    with remade(artifact(project, "responses"), silence(project, "training", 1)):
         run(project, "reward_annotation", **settings)
         assert len(project.table("token_rewards")["token_rewards"].iloc[8]) == 0
         message = "policy_training: 1 of 16 responses hold no token and are left out"
@@ -212,7 +228,7 @@ def test_a_response_of_zero_tokens(project, granularity):
 
 
 def test_no_response_has_a_token(project):
-    with changed(artifact(project, "responses"), silence(project, "training", None)):
+    with remade(artifact(project, "responses"), silence(project, "training", None)):
         run(project, "reward_annotation")
         message = r"^policy_training: all responses are empty.*response_sampling\.max_new_tokens"
         refused(project, message, "policy_training")
