@@ -105,9 +105,10 @@ class Smoke:
         folder = self.folder(name, "08_reporting")
         return json.loads((folder / self.versions(name, "08_reporting")[-1] / folder.name).read_text())
 
-    def page(self, name: str) -> str:
+    def page(self, name: str, version: str | None = None) -> str:
+        """The latest version, or the named one."""
         folder = self.folder(name, "08_reporting")
-        return (folder / self.versions(name, "08_reporting")[-1] / folder.name).read_text()
+        return (folder / (version or self.versions(name, "08_reporting")[-1]) / folder.name).read_text()
 
     def tracked(self, session_id: str):
         client = mlflow.MlflowClient(self.tracking_uri)

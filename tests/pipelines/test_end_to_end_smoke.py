@@ -358,11 +358,11 @@ def test_figures_and_report_are_files_of_the_run_that_made_them(smoke, default_r
 
 
 def test_the_report_holds_the_tree_down_to_the_pictures(smoke, default_run, monkeypatch):
-    page, tags = html.unescape(smoke.page("report")), smoke.tracked(default_run).data.tags
+    page, tags = html.unescape(smoke.page("report", default_run)), smoke.tracked(default_run).data.tags
     for name in ("image_folder", "image_manifest", "policy_adapter"):
         assert tags[f"content.{name}"].startswith("sha256:") and tags[f"content.{name}"] in page, name
     monkeypatch.chdir(smoke.root)
-    printed = CliRunner().invoke(cli, ["lineage", "report", "--env=smoke"])
+    printed = CliRunner().invoke(cli, ["lineage", f"report@{default_run}", "--env=smoke"])
     assert printed.exit_code == 0, printed.output
     assert "\n".join(printed.output.splitlines()[1:]) in page
 
