@@ -93,8 +93,6 @@ def train_policy(
 
 def drop_training_checkpoints(
     policy_adapter: Path,
-    _history: pd.DataFrame,
-    _rollouts: pd.DataFrame,
     training_checkpoints: KeyedFolder,
     response_shards: KeyedFolder,
 ) -> None:

@@ -36,14 +36,8 @@ def create_pipeline(**_: object) -> Pipeline:
             ),
             node(
                 drop_training_checkpoints,
-                # The first three are there for the order too: nothing is dropped before all are saved.
-                inputs=[
-                    "policy_adapter",
-                    "training_history",
-                    "training_rollouts",
-                    "training_checkpoints",
-                    "response_shards",
-                ],
+                # The adapter is there for the order too: it is saved with all else that the training makes.
+                inputs=["policy_adapter", "training_checkpoints", "response_shards"],
                 outputs=None,
                 name="drop_training_checkpoints",
             ),

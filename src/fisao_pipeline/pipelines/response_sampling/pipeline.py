@@ -26,9 +26,9 @@ def create_pipeline(**_: object) -> Pipeline:
             ),
             node(
                 drop_response_shards,
-                # The first is there for the order: nothing is dropped before it is saved.
+                # The first is there for the order: it is saved with the responses, and a smaller table to load.
                 inputs=[
-                    "responses",
+                    "rejected_prompts",
                     "image_manifest",
                     "policy_backbone",
                     "response_shards",
