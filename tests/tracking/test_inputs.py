@@ -122,17 +122,23 @@ def test_what_has_no_version_is_told_by_content_and_place(toy_project, mlflow_st
     assert "somebody" not in str(tracked.inputs.to_dictionary())
 
 
-@pytest.mark.parametrize(("there", "known"), [(RECORDED, True), (REPLACED, False)])
-def test_a_file_that_was_replaced_is_not_of_the_run_that_made_the_one_before(toy_project, mlflow_store, there, known):
-    project = toy_project()
+def recorded_numbers(project, there: str, **edited: str) -> str:
+    """A file with a record of RECORDED beside it, both perhaps another by now; the content that the record tells."""
     reading_numbers(project, "data/numbers.json")
     place = project / "data" / "numbers.json"
     place.parent.mkdir()
     place.write_text(RECORDED)
     content = content_of_files({"0000 numbers.json": place}, sha256)
     record = {"inputs": {}, "content": content, "mlflow_run_id": "a" * 32}
-    place.with_name(".numbers.json.provenance.json").write_text(json.dumps(record | {"seal": seal(record)}))
+    place.with_name(".numbers.json.provenance.json").write_text(json.dumps(record | {"seal": seal(record)} | edited))
     place.write_text(there)
+    return content
+
+
+@pytest.mark.parametrize(("there", "known"), [(RECORDED, True), (REPLACED, False)])
+def test_a_file_that_was_replaced_is_not_of_the_run_that_made_the_one_before(toy_project, mlflow_store, there, known):
+    project = toy_project()
+    content = recorded_numbers(project, there)
     run(project)
     tags = tags_of(inputs_of(only_run(mlflow_store))["numbers"])
     assert (tags["content"] == content, tags.get("mlflow_run_id") == "a" * 32) == (known, known)
@@ -141,14 +147,7 @@ def test_a_file_that_was_replaced_is_not_of_the_run_that_made_the_one_before(toy
 
 def test_a_record_that_was_edited_lends_no_run(toy_project, mlflow_store):
     project = toy_project()
-    reading_numbers(project, "data/numbers.json")
-    place = project / "data" / "numbers.json"
-    place.parent.mkdir()
-    place.write_text(RECORDED)
-    content = content_of_files({"0000 numbers.json": place}, sha256)
-    record = {"inputs": {}, "content": content, "mlflow_run_id": "a" * 32}
-    edited = record | {"seal": seal(record), "mlflow_run_id": "f" * 32}
-    place.with_name(".numbers.json.provenance.json").write_text(json.dumps(edited))
+    content = recorded_numbers(project, RECORDED, mlflow_run_id="f" * 32)
     run(project)
     tags = tags_of(inputs_of(only_run(mlflow_store))["numbers"])
     assert tags["content"] == content and "mlflow_run_id" not in tags
