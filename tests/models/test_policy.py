@@ -74,6 +74,25 @@ def test_scores_are_those_of_the_full_forward_pass(world, policy):
         assert (got[length:] == 0).all()
 
 
+def test_a_gradient_repeats_bit_by_bit_on_several_threads(world, policy):
+    """Many completions add to the state that ends their prompt, and threads must not race for whose turn it is."""
+    torch.manual_seed(0)
+    ids, mask = completions(policy, 192, width=24)
+    batch, threads = world.batch(policy, 2), torch.get_num_threads()
+    weights, found = torch.randn(ids.shape), set()
+    torch.set_num_threads(4)
+    try:
+        for _ in range(6):
+            policy.model.zero_grad(set_to_none=True)
+            logprobs, _ = policy.score(batch, ids, mask, TEMPERATURE, prompt_of_row=[0] * 96 + [1] * 96)
+            (logprobs * weights).sum().backward()
+            found.add(b"".join(p.grad.numpy().tobytes() for p in policy.adapter_parameters()))
+    finally:
+        torch.set_num_threads(threads)
+        policy.model.zero_grad(set_to_none=True)
+    assert len(found) == 1
+
+
 def test_neither_batch_nor_order_nor_padding_changes_a_score(world, policy):
     ids, mask = completions(policy, 6)
     batch = world.batch(policy)

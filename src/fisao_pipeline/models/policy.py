@@ -232,7 +232,9 @@ class Policy:
         inputs, predictor = self._scoring_inputs(batch, completion_ids, completion_mask, prompt_of_row)
         with self._adapter(off=reference):
             states = self.kind.hidden_states(inputs)
-        hidden = states.flatten(0, 1)[predictor[completion_mask]]
+        # Completions of one prompt share the state that ends it. Here what flows back is added in a fixed order; with
+        # `states[...]` threads race for it on the CPU, and no two runs are the same.
+        hidden = states.flatten(0, 1).index_select(0, predictor[completion_mask])
         head = self.backbone.get_output_embeddings()
         counted = projected_token_logprobs(
             hidden,
