@@ -6,6 +6,10 @@ import warnings
 # A library's remark on another, which a user of this project can do nothing about.
 warnings.filterwarnings("ignore", message="register_new_resolver", category=UserWarning)
 
+from fisao_pipeline.runs.start_up import StartUpHooks, collect_seldom  # noqa: E402 - before all others
+
+collect_seldom()
+
 from fisao_pipeline.runs.determinism import DeterminismHooks  # noqa: E402
 from fisao_pipeline.runs.lineage import LineageHooks  # noqa: E402
 from fisao_pipeline.runs.plan_hooks import PlanHooks  # noqa: E402
@@ -21,7 +25,15 @@ CONTEXT_CLASS = PreviewedContext
 # TrackingHooks is kedro-mlflow's hook with a few things mended, so the one it registers itself must not run as well.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow", "kedro-mlflow")  # as its releases have spelled themselves
 # Of hooks that want to be first, the last here is: what PreflightHooks refuses has not written so much as a lock.
-HOOKS = (TrackingHooks(), LineageHooks(), RunLockHooks(), PreflightHooks(), PlanHooks(), DeterminismHooks())
+HOOKS = (
+    TrackingHooks(),
+    LineageHooks(),
+    RunLockHooks(),
+    PreflightHooks(),
+    PlanHooks(),
+    DeterminismHooks(),
+    StartUpHooks(),
+)
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

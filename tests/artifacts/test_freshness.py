@@ -10,6 +10,7 @@ from kedro.framework.project import settings
 from kedro.framework.startup import bootstrap_project
 from tests.runs.test_lineage import FORCED, listener, only_run, run  # noqa: F401 - a fixture
 
+from fisao_pipeline.artifacts.evidence import EvidenceOf
 from fisao_pipeline.artifacts.file_memory import MEMORY_FILE, FileMemory
 from fisao_pipeline.commands.project import open_project
 from fisao_pipeline.commands.status import lines_of, status_of
@@ -268,11 +269,15 @@ def test_a_later_version_is_refused_before_anything_runs(toy_project):
     assert len(versions(project, "table.parquet")) == 1
 
 
-def test_what_goes_through_memory_is_told_by_what_is_behind_it(toy_project, capsys):
+def test_what_goes_through_memory_is_told_by_what_is_behind_it(toy_project, capsys, monkeypatch):
     project = toy_project({"src/{package}/nodes.py": MEMORY_NODES, "conf/base/parameters.yml": "behaviour: work"})
     first = run(project)
     capsys.readouterr()
-    run(project)
+    asked, gather = [], EvidenceOf.of
+    with monkeypatch.context() as watched:
+        watched.setattr(EvidenceOf, "of", lambda self, node: asked.append(node.name) or gather(self, node))
+        run(project)
+    assert sorted(asked) == ["check", "count", "tabulate"], "nothing has changed in between, so once is enough"
     assert versions(project, "table.parquet") == versions(project, "count.json") == [first]
     assert "checked" in capsys.readouterr().out, "a node without outputs is run"
     assert 'parameter behaviour "work" → "other"' in told(project, behaviour="other")

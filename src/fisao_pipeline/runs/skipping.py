@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from functools import cache
 
 from kedro.framework.hooks.markers import HOOK_NAMESPACE
 from kedro.io import DataCatalog
@@ -69,9 +70,14 @@ class SkippingRunner(SequentialRunner):
         loads = Counter(name for node in pipeline.nodes for name in node.inputs)
         hooks, done = getattr(hook_manager, "hook", None), set()
 
+        @cache
+        def may_skip(node: Node, _ran: int) -> bool:
+            return bool(hooks and hooks.skip_node(node=node))
+
         def must_run(node: Node) -> bool:
             kept = [name for name in node.outputs if name not in in_memory]
-            if not node.outputs or (kept and not (hooks and hooks.skip_node(node=node))):
+            # What another node has made since may change the answer, and nothing else.
+            if not node.outputs or (kept and not may_skip(node, len(done))):
                 return True
             handed_on = in_memory.intersection(node.outputs)
             return any(not takers[name] or any(map(must_run, takers[name])) for name in handed_on)

@@ -1,0 +1,31 @@
+"""Start-up without a search for garbage at every turn.
+
+Libraries make a million objects while they are imported, and nearly all of them stay. Python's collector looks through
+them again and again, for a seventh of a run that has nothing else to do ("A run that finds everything fresh" in
+docs/benchmarks.md). Work is done with the collector as it was: models and batches are garbage that must go.
+"""
+
+from __future__ import annotations
+
+import gc
+
+from kedro.framework.hooks import hook_impl
+
+_SELDOM = 50_000  # new objects between two collections, of Python's usual 700
+_USUAL = gc.get_threshold()
+
+
+def collect_seldom() -> None:
+    """Have the collector wait until a pipeline is run; where somebody has switched it off, it stays off."""
+    if gc.get_threshold() == _USUAL:
+        gc.set_threshold(_SELDOM, *_USUAL[1:])
+
+
+class StartUpHooks:
+    """Ends start-up when a pipeline is about to be run."""
+
+    @hook_impl(trylast=True)
+    def before_pipeline_run(self) -> None:
+        """Give the collector its own threshold back."""
+        if gc.get_threshold()[0] == _SELDOM:
+            gc.set_threshold(*_USUAL)

@@ -1,0 +1,43 @@
+"""The garbage collector rests while a run starts, and is as it was when work begins."""
+
+import gc
+import subprocess
+import sys
+
+import pytest
+
+from fisao_pipeline.runs.start_up import StartUpHooks, collect_seldom
+
+
+@pytest.fixture(autouse=True)
+def usual():
+    """Threshold of a fresh interpreter, whatever this process came to, and back."""
+    before = gc.get_threshold()
+    fresh = subprocess.run(
+        [sys.executable, "-c", "import gc; print(*gc.get_threshold())"], capture_output=True, text=True, check=True
+    )
+    gc.set_threshold(*map(int, fresh.stdout.split()))
+    yield gc.get_threshold()
+    gc.set_threshold(*before)
+
+
+def test_the_collector_waits_until_a_pipeline_is_run(usual):
+    collect_seldom()
+    assert gc.isenabled() and gc.get_threshold()[0] > 10 * usual[0]
+    StartUpHooks().before_pipeline_run()
+    assert gc.get_threshold() == usual
+
+
+@pytest.mark.parametrize("own", [(0, 10, 10), (12345, 5, 5)])
+def test_a_threshold_of_somebodys_own_is_left_alone(own):
+    gc.set_threshold(*own)
+    collect_seldom()
+    assert gc.get_threshold() == own
+    StartUpHooks().before_pipeline_run()
+    assert gc.get_threshold() == own
+
+
+def test_the_settings_begin_with_it():
+    told = "import fisao_pipeline.settings as s, gc; print(gc.get_threshold()[0], type(s.HOOKS[-1]).__name__)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ["50000", "StartUpHooks"]
