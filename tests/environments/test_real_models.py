@@ -245,21 +245,44 @@ def test_downloads_are_dealt_as_the_environment_says(project, env, monkeypatch):
     assert manifest.loc[prompts.loc[prompts["split"] == "calibration", "image_id"], "captions"].notna().all()
 
 
-def test_the_plan_of_the_main_environment_counts_what_was_ingested(project, monkeypatch, tmp_path, capsys):
-    """From configurations in the cache, prompts from the artifacts, and weights that are not there named."""
-    cache = tmp_path / "hub"
+def lay_configurations(project: Smoke, cache: Path, monkeypatch) -> None:
+    """Those of `llava15`'s models, where a download of them alone leaves them."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     entries = load("llava15")["catalog"]
     lay_in_cache(cache, entries["policy_backbone"]["hub_id"], entries["policy_backbone"]["revision"])
     clip = project.root / entries["verifier"]["filepath"]
     clip.mkdir(parents=True, exist_ok=True)
     (clip / "config.json").write_text(json.dumps(CONFIGS[f"openai/{clip.name}"]))
+
+
+def written_plan(project: Smoke) -> dict[str, Any]:
+    return json.loads(latest(project.root / "data" / "llava15" / "08_reporting" / "plan.json").read_text())
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_the_plan_before_ingestion_is_the_documents(mlflow_template, monkeypatch, tmp_path, images):
+    """From configurations alone, with COCO downloaded or not: nobody knows yet how many images a split will have."""
+    fresh = Smoke.make(tmp_path / "project", mlflow_template, put_models=lambda models: None)
+    lay_configurations(fresh, tmp_path / "hub", monkeypatch)
+    if images:
+        lay_downloads(tmp_path / "downloads", train=20, val=4, shared=2, rows=8)
+    with pytest.raises(ValueError, match="would not go through") as refusal:
+        run(fresh, "llava15", "plan", monkeypatch)
+    assert ("Image folder" in str(refusal.value)) is not images
+    plan = written_plan(fresh)
+    assert all(card["hours"]["evaluation"] > 0 for card in plan["cards"])
+    assert plan_row("llava15", None, plan) in DOCUMENT.read_text(encoding="utf-8").splitlines()
+
+
+def test_the_plan_of_the_main_environment_counts_what_was_ingested(project, monkeypatch, tmp_path, capsys):
+    """From configurations in the cache, prompts from the artifacts, and weights that are not there named."""
+    lay_configurations(project, tmp_path / "hub", monkeypatch)
     run(project, "llava15", "image_ingestion", monkeypatch)
     with pytest.raises(ValueError, match="would not go through") as refusal:
         run(project, "llava15", "plan", monkeypatch)
     assert "llava-1.5-7b-hf" in str(refusal.value) and "is not complete: model.safetensors" in str(refusal.value)
     assert len(str(refusal.value).splitlines()) == 3
-    plan = json.loads(latest(project.root / "data" / "llava15" / "08_reporting" / "plan.json").read_text())
+    plan = written_plan(project)
     assert plan["policy"]["parameters"] == 7_063_427_072
     assert plan["lengths_tokens"] == {"prompt": 640, "response": 160, "group": 4}
     assert plan["gradient_checkpointing"] is True
@@ -316,20 +339,24 @@ def plan_rows(env: str, cache: Path) -> list[str]:
             checkpointing=sources["policy_backbone"].options["gradient_checkpointing"],
             feature_cache_bytes=inspect.signature(PromptEncoder).parameters["cache_bytes"].default,
         )
-        plan = plan_run(run, params, None)
-        sizes, cards = plan["memory_bytes"], {card["name"]: card for card in plan["cards"]}
-        fixed = sum(sizes[name] for name in ("policy", "verifier", "adapter", "features"))
-        most = fixed + max(sizes["sampling"], sizes["activations"])
-        small = cards["RTX 4090"]
-        fits = small["largest_micro_batch"] and f"{small['largest_micro_batch']}, {small['largest_sampling_batch']}"
-        hours = {name: card["total_hours"] for name, card in cards.items()}
-        at_24 = f"{hours['RTX 4090']:.0f}" if fits else "–"
-        rows.append(
-            f"| `{env}` | {quantization or 'bfloat16'} | {fixed / 2**30:.1f} | {most / 2**30:.1f} | "
-            f"{fits or 'does not fit'} | {at_24} | "
-            f"{hours['H100']:.1f} ({hours['A100']:.1f}) | {hours['H200']:.1f} |"
-        )
+        rows.append(plan_row(env, quantization, plan_run(run, params, None)))
     return rows
+
+
+def plan_row(env: str, quantization: str | None, plan: dict[str, Any]) -> str:
+    """A plan as a row of the document's table."""
+    sizes, cards = plan["memory_bytes"], {card["name"]: card for card in plan["cards"]}
+    fixed = sum(sizes[name] for name in ("policy", "verifier", "adapter", "features"))
+    most = fixed + max(sizes["sampling"], sizes["activations"])
+    small = cards["RTX 4090"]
+    fits = small["largest_micro_batch"] and f"{small['largest_micro_batch']}, {small['largest_sampling_batch']}"
+    hours = {name: card["total_hours"] for name, card in cards.items()}
+    at_24 = f"{hours['RTX 4090']:.0f}" if fits else "–"
+    return (
+        f"| `{env}` | {quantization or 'bfloat16'} | {fixed / 2**30:.1f} | {most / 2**30:.1f} | "
+        f"{fits or 'does not fit'} | {at_24} | "
+        f"{hours['H100']:.1f} ({hours['A100']:.1f}) | {hours['H200']:.1f} |"
+    )
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ class PlanSubject:
 
     Attributes:
         models: `policy_backbone` and `verifier`, whether they are on this machine or not.
-        prompts: Prompts of each split, where they were ingested; images of each split before that; else nothing.
+        prompts: Prompts of each split, where they were ingested; before that images of each split, where fractions
+            alone deal them; else nothing.
         faults: What a run of all stages would miss, each with what to do about it.
     """
 

@@ -46,5 +46,11 @@ def _prompt_counts(catalog: DataCatalog) -> dict[str, int]:
     except DatasetError:
         return {}
     block = parameters.load()
-    fractions = block["split_fractions"] if isinstance(block, Mapping) else block.split_fractions
+    fractions, sources = (
+        block[name] if isinstance(block, Mapping) else getattr(block, name)
+        for name in ("split_fractions", "source_splits")
+    )
+    # Then fractions are shares of what a folder or an annotation file holds: how many those are, ingestion finds out.
+    if sources:
+        return {}
     return {split: round(images * share) for split, share in fractions.items()}
