@@ -14,6 +14,7 @@ from fisao_pipeline.datasets.preview import of_json
 from fisao_pipeline.datasets.publish import Recorded, publish_in_place, restore_interrupted_swap
 from fisao_pipeline.models.source import (
     CONFIG_FILE,
+    DTYPES,
     QUANTIZATIONS,
     ModelNotFoundError,
     ModelSource,
@@ -70,13 +71,15 @@ class ModelFolderDataset(Recorded, AbstractDataset[Callable[[Path], None], Model
             metadata: Ignored here, read by Kedro-Viz.
 
         Raises:
-            DatasetError: Neither or both of `filepath` and `hub_id` given, a revision of a folder, or an unknown
-                quantization.
+            DatasetError: Neither or both of `filepath` and `hub_id` given, a revision of a folder, or an unknown dtype
+                or quantization.
         """
         if (filepath is None) == (hub_id is None):
             raise DatasetError("A model has either a 'filepath' (a folder) or a 'hub_id', not both and not neither.")
         if filepath is not None and (revision is not None or allow_download):
             raise DatasetError("'revision' and 'allow_download' belong to a 'hub_id'; a folder is what it holds.")
+        if dtype not in DTYPES:
+            raise DatasetError(f"'dtype' {dtype!r} is not known: there are {', '.join(DTYPES)}.")
         if quantization is not None and quantization not in QUANTIZATIONS:
             known = ", ".join(QUANTIZATIONS)
             raise DatasetError(f"'quantization' {quantization!r} is not known: there is {known}, or leave it out.")

@@ -13,6 +13,8 @@ from typing import Any
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+# What weights may be loaded in; `auto` is the type that the configuration names.
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 # How linear layers of the language tower may be kept instead of in `dtype`.
 QUANTIZATIONS = ("nf4",)
 # Beside an adapter: which model it was trained on. PEFT's `revision` cannot say it, PEFT asks the hub for that one.
