@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -268,11 +270,19 @@ def _own_words(dataset: _Brought) -> list[str]:
             revision = f" --revision={dataset.source.revision}" if dataset.source.revision else ""
             return [
                 f"the model '{place}' has pickled weights only ({', '.join(pickled)}), which are never read: "
-                f"`python -m fisao_pipeline convert {place}{revision} --output=data/06_models/{Path(place).name}` "
+                f"`python -m fisao_pipeline convert {place}{revision} --output={_free_folder(Path(place).name)}` "
                 "makes safetensors of them; then name that folder as `filepath`"
             ]
         return [incomplete(dataset.source, lacking)]
     return []
+
+
+def _free_folder(name: str) -> str:
+    """Where `convert` can write a model: it never overwrites, and a download may lie under the model's name already."""
+    candidates = (
+        f"data/06_models/{name}{end}" for end in chain(("", "-safetensors"), (f"-safetensors-{n}" for n in count(2)))
+    )
+    return next(folder for folder in candidates if not os.path.lexists(folder))
 
 
 def _is_there(dataset: AbstractDataset[Any, Any]) -> bool:
