@@ -183,6 +183,20 @@ def incomplete(source: ModelSource, lacking: Sequence[str]) -> str:
     return f"the model '{source.path_or_id}' is not complete: {', '.join(lacking)} missing. Download or copy it again."
 
 
+def code_refused(what: str, files: str) -> str:
+    """What to say of a model, or of its processor, that transformers has no class of its own for.
+
+    Args:
+        what: The model or processor.
+        files: Where it names code that would have to run.
+    """
+    return (
+        f"{what} brings Python code of its own that would have to run on this machine (auto_map in {files}): refused, "
+        "whoever published it. Use a checkpoint in transformers' own format; converted ones often have names that end "
+        "in -hf"
+    )
+
+
 def pickled_weights(folder: Path) -> list[str]:
     """Weights in a model's folder that are pickles, which are never read in a run."""
     return sorted(file.name for file in folder.glob("pytorch_model*.bin"))
