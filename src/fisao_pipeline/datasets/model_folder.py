@@ -95,6 +95,13 @@ class ModelFolderDataset(Recorded, AbstractDataset[Callable[[Path], None], Model
         """The model that the entry names, whether it is here or not."""
         return self._source
 
+    def found(self) -> Path | None:
+        """The folder that the model is in on this machine, None where it is not."""
+        try:
+            return self._find()
+        except DatasetError:
+            return None
+
     def missing_files(self) -> list[str]:
         """What a model that is here lacks to be loaded; nothing for one that is still to be downloaded.
 
@@ -200,10 +207,7 @@ class ModelFolderDataset(Recorded, AbstractDataset[Callable[[Path], None], Model
             raise DatasetError(str(error)) from error
 
     def _exists(self) -> bool:
-        try:
-            return self._find() is not None
-        except DatasetError:
-            return False
+        return self.found() is not None
 
     def _describe(self) -> dict[str, Any]:
         source = self._source

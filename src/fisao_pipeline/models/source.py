@@ -155,7 +155,7 @@ def missing_model_files(folder: Path) -> list[str]:
     for either in (("tokenizer.json", "tokenizer_config.json"), ("preprocessor_config.json", "processor_config.json")):
         if not any((folder / name).is_file() for name in either):
             missing.append(" or ".join(either))
-    kind = _json(folder / CONFIG_FILE).get("model_type")
+    kind = json_object(folder / CONFIG_FILE).get("model_type")
     if kind in CHAT_KINDS and not _has_chat_template(folder):
         missing.append(f"a chat template ({' or '.join(_CHAT_TEMPLATES)})")
     if kind == "instructblip" and not any((folder / _QFORMER_TOKENIZER).glob("*.json")):
@@ -166,10 +166,10 @@ def missing_model_files(folder: Path) -> list[str]:
 def _has_chat_template(folder: Path) -> bool:
     if any((folder / name).is_file() for name in _CHAT_TEMPLATES):
         return True
-    return any(_json(folder / name).get("chat_template") for name in _WITH_CHAT_TEMPLATE)
+    return any(json_object(folder / name).get("chat_template") for name in _WITH_CHAT_TEMPLATE)
 
 
-def _json(file: Path) -> dict[str, Any]:
+def json_object(file: Path) -> dict[str, Any]:
     """An object of a JSON file; empty where there is none, or none that can be read, which loading tells better."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -28,6 +28,7 @@ from fisao_pipeline.datasets.json_files import JsonFilesDataset
 from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
 from fisao_pipeline.datasets.model_folder import ModelFolderDataset
 from fisao_pipeline.datasets.saved_dataset import SavedImagesDataset, SavedPromptsDataset
+from fisao_pipeline.models.known_kinds import unusable
 from fisao_pipeline.models.source import incomplete
 from fisao_pipeline.params.across_stages import comparison_faults
 from fisao_pipeline.params.base import StageParams
@@ -77,6 +78,7 @@ class PreflightHooks:
         if not run_params.get("only_missing_outputs"):
             faults += _nothing_to_compare(pipeline, catalog)
             faults += missing_inputs(run_params, pipeline, catalog, registered)
+            faults += _unusable_models(pipeline, catalog)
         faults += corrupt_inputs(run_params, pipeline, catalog, registered, FileMemory(self._data))
         faults += _missing_predictions(pipeline, catalog)
         if faults:
@@ -211,6 +213,15 @@ def missing_inputs(
         verb, them = ("is", "it") if len(to_make[maker]) == 1 else ("are", "them")
         faults.append(f"{listed} {verb} missing: `{stage_command(run_params, [maker])}` makes {them}")
     return faults
+
+
+def _unusable_models(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
+    """Models that are here and of a kind that cannot be what a pipeline takes them for; ``plan`` tells this itself."""
+    datasets = {name: catalog.get(name) for name in sorted(pipeline.inputs())}
+    models = {name: dataset for name, dataset in datasets.items() if isinstance(dataset, ModelFolderDataset)}
+    found = {name: dataset.found() for name, dataset in models.items()}
+    reasons = {name: unusable(name, models[name].source, folder) for name, folder in found.items() if folder}
+    return [f"{name}: {reason}" for name, reason in reasons.items() if reason]
 
 
 def corrupt_inputs(
