@@ -11,6 +11,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 from kedro.io import DataCatalog, DatasetError
+from kedro.pipeline import Pipeline, node
 from safetensors.torch import load_file
 from tests.pocket_models import build_pocket_models
 from tests.smoke_project import Smoke
@@ -182,8 +183,6 @@ def pickled(models, cache):
 
 def test_pickled_weights_are_refused_by_name_and_converted_unchanged(models, pickled, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    from kedro.pipeline import Pipeline, node
-
     entry = ModelFolderDataset(hub_id="some/clip", revision=NEW)
     pipeline = Pipeline([node(lambda verifier: None, "verifier", None, name="n")])
     (fault,) = missing_inputs({}, pipeline, DataCatalog({"verifier": entry}), {})
@@ -199,6 +198,21 @@ def test_pickled_weights_are_refused_by_name_and_converted_unchanged(models, pic
     load_verifier(ModelSource(str(output), dtype="float32", device="cpu"))
     again = CliRunner().invoke(cli, command.split())
     assert again.exit_code == 1 and "never overwritten" in again.output
+
+
+def test_a_download_into_the_project_is_converted_beside_it(models, pickled, tmp_path, monkeypatch):
+    """`convert` refuses a folder that is there, so no message may name one."""
+    monkeypatch.chdir(tmp_path)
+    source = shutil.copytree(pickled, tmp_path / "data" / "06_models" / "clip")
+    catalog = DataCatalog({"verifier": ModelFolderDataset(filepath=str(source))})
+    pipeline = Pipeline([node(lambda verifier: None, "verifier", None, name="n")])
+    for end in ("-safetensors", "-safetensors-2"):
+        (fault,) = missing_inputs({}, pipeline, catalog, {})
+        command = f"convert {source} --output=data/06_models/clip{end}"
+        assert f"`python -m fisao_pipeline {command}` makes" in fault
+        done = CliRunner().invoke(cli, command.split())
+        assert done.exit_code == 0, done.output
+        load_verifier(ModelSource(f"data/06_models/clip{end}", dtype="float32", device="cpu"))
 
 
 def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(pickled, tmp_path, monkeypatch):

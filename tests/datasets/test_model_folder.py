@@ -9,7 +9,8 @@ from kedro.io import DataCatalog, DatasetError
 from safetensors.torch import save_file
 
 from fisao_pipeline.datasets import ModelFolderDataset
-from fisao_pipeline.models.source import ModelSource, find_model, fingerprint, looks_local
+from fisao_pipeline.models.shape import BYTES
+from fisao_pipeline.models.source import DTYPES, ModelSource, find_model, fingerprint, looks_local
 
 
 def writer(value=1.0, config='{"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava"}'):
@@ -83,6 +84,17 @@ def test_a_hub_id_is_found_in_the_local_cache(tmp_path, monkeypatch):
     (snapshot / "model.safetensors").touch()
     assert dataset.load() == ModelSource("some/model")
     assert dataset.resolve_load_version() == "0123abcd"
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "torch.bfloat16", None])
+def test_an_unknown_dtype_is_refused_when_the_entry_is_read(folder, dtype):
+    with pytest.raises(DatasetError, match=rf"'dtype' {dtype!r} is not known: there are auto, float32, bfloat16, fl"):
+        ModelFolderDataset(filepath=str(folder), dtype=dtype)
+
+
+def test_every_dtype_can_be_loaded_and_is_known_to_the_plan():
+    assert DTYPES == ("auto", *BYTES)
+    assert all(isinstance(getattr(torch, dtype), torch.dtype) for dtype in BYTES)
 
 
 @pytest.mark.parametrize("path", ["/models/x", "./x", "../x", "~/x", "data/x", "a/b/c", r"C:\models\x"])

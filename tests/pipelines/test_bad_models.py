@@ -1,6 +1,7 @@
 """Models that cannot be used, as an environment's catalog names them: told before the first stage, or by the plan."""
 
 import json
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -156,7 +157,7 @@ def test_a_download_that_was_cut_off(smoke, catalog, tmp_path):
 
 @pytest.mark.parametrize(("entry", "model"), [("policy_backbone", "pocket_vlm"), ("verifier", "pocket_verifier")])
 def test_a_model_that_wants_to_run_code_of_its_own(smoke, catalog, tmp_path, entry, model):
-    """The plan refuses it, and so does whatever loads it; the code is never looked at."""
+    """The plan refuses it, and so do a run and whatever loads it; the code is never looked at."""
     folder = shutil.copytree(model_of(smoke, model), tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "deep_thought", "auto_map": {"AutoConfig": "configuration.DeepThoughtConfig"}}
@@ -166,5 +167,21 @@ def test_a_model_that_wants_to_run_code_of_its_own(smoke, catalog, tmp_path, ent
     said = rf"'{folder}' \(model type 'deep_thought'\) brings Python code of its own .*refused, whoever published it"
     with pytest.raises(ValueError, match=rf"- {entry}: {said}"):
         smoke.run("plan")
+    assert re.search(rf"- {entry}: {said}", refusal(smoke))
     with pytest.raises(ValueError, match=said):
         load_verifier(ModelSource(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("entry", "model", "said"),
+    [
+        ("policy_backbone", "pocket_verifier", "policy '{}' is of type 'clip', which cannot be trained here"),
+        ("verifier", "pocket_vlm", "verifier '{}' is a LlavaModel: it has no text tower to score words with"),
+    ],
+)
+def test_a_model_of_another_kind_is_told_before_the_first_node(smoke, catalog, entry, model, said):
+    catalog(entry, filepath=str(model_of(smoke, model)))
+    assert f"- {entry}: {said.format(model_of(smoke, model))}" in refusal(smoke)
+    assert entry not in refusal(smoke, "image_ingestion"), "which reads no model"
+    catalog(entry, filepath=str(model_of(smoke, {"verifier": "pocket_verifier"}.get(entry, "pocket_vlm"))))
+    assert entry not in refusal(smoke)

@@ -14,6 +14,7 @@ from fisao_pipeline.datasets.preview import of_json
 from fisao_pipeline.datasets.publish import Recorded, publish_in_place, restore_interrupted_swap
 from fisao_pipeline.models.source import (
     CONFIG_FILE,
+    DTYPES,
     QUANTIZATIONS,
     ModelNotFoundError,
     ModelSource,
@@ -70,13 +71,15 @@ class ModelFolderDataset(Recorded, AbstractDataset[Callable[[Path], None], Model
             metadata: Ignored here, read by Kedro-Viz.
 
         Raises:
-            DatasetError: Neither or both of `filepath` and `hub_id` given, a revision of a folder, or an unknown
-                quantization.
+            DatasetError: Neither or both of `filepath` and `hub_id` given, a revision of a folder, or an unknown dtype
+                or quantization.
         """
         if (filepath is None) == (hub_id is None):
             raise DatasetError("A model has either a 'filepath' (a folder) or a 'hub_id', not both and not neither.")
         if filepath is not None and (revision is not None or allow_download):
             raise DatasetError("'revision' and 'allow_download' belong to a 'hub_id'; a folder is what it holds.")
+        if dtype not in DTYPES:
+            raise DatasetError(f"'dtype' {dtype!r} is not known: there are {', '.join(DTYPES)}.")
         if quantization is not None and quantization not in QUANTIZATIONS:
             known = ", ".join(QUANTIZATIONS)
             raise DatasetError(f"'quantization' {quantization!r} is not known: there is {known}, or leave it out.")
@@ -91,6 +94,13 @@ class ModelFolderDataset(Recorded, AbstractDataset[Callable[[Path], None], Model
     def source(self) -> ModelSource:
         """The model that the entry names, whether it is here or not."""
         return self._source
+
+    def found(self) -> Path | None:
+        """The folder that the model is in on this machine, None where it is not."""
+        try:
+            return self._find()
+        except DatasetError:
+            return None
 
     def missing_files(self) -> list[str]:
         """What a model that is here lacks to be loaded; nothing for one that is still to be downloaded.
@@ -197,10 +207,7 @@ class ModelFolderDataset(Recorded, AbstractDataset[Callable[[Path], None], Model
             raise DatasetError(str(error)) from error
 
     def _exists(self) -> bool:
-        try:
-            return self._find() is not None
-        except DatasetError:
-            return False
+        return self.found() is not None
 
     def _describe(self) -> dict[str, Any]:
         source = self._source

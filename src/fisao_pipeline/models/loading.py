@@ -22,8 +22,10 @@ from fisao_pipeline.models.packages import check_packages
 from fisao_pipeline.models.processors import load_processor
 from fisao_pipeline.models.quantization import four_bit_options, is_four_bit, keep_trainable_on_cpu
 from fisao_pipeline.models.source import (
+    CONFIG_FILE,
     ModelNotFoundError,
     ModelSource,
+    code_refused,
     download_command,
     find_model,
     incomplete,
@@ -175,11 +177,7 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
             f"where there is a network: `{download_command(source.path_or_id, source.revision)}`"
         ) from error
     if raw.get("auto_map") and raw.get("model_type") not in CONFIG_MAPPING:
-        raise ValueError(
-            f"{source.path_or_id!r} (model type {raw.get('model_type')!r}) brings Python code of its own that would "
-            "have to run on this machine (auto_map in config.json): refused, whoever published it. Use a checkpoint "
-            "in transformers' own format; converted ones often have names that end in -hf"
-        )
+        raise ValueError(code_refused(f"{source.path_or_id!r} (model type {raw.get('model_type')!r})", CONFIG_FILE))
     return AutoConfig.from_pretrained(source.path_or_id, trust_remote_code=False, **where)
 
 

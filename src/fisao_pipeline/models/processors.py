@@ -8,6 +8,9 @@ from typing import Any
 from transformers import PROCESSOR_MAPPING, AutoProcessor, PreTrainedConfig, ProcessorMixin
 from transformers.utils import is_torchvision_available
 
+from fisao_pipeline.models.source import code_refused
+
+_PROCESSOR_FILES = "processor_config.json, preprocessor_config.json or tokenizer_config.json"
 _VIDEO = "video_processor"
 
 
@@ -21,7 +24,20 @@ def load_processor(config: PreTrainedConfig, path_or_id: str, **options: Any) ->
         config: The model's configuration.
         path_or_id: Its folder or hub id.
         options: Passed to ``from_pretrained``.
+
+    Raises:
+        ValueError: If it wants to run code of its own.
     """
+    try:
+        return _load(config, path_or_id, **options)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+    # transformers advises to let it run, in words that must not be followed here.
+    raise ValueError(code_refused(f"the processor of {path_or_id!r}", _PROCESSOR_FILES))
+
+
+def _load(config: PreTrainedConfig, path_or_id: str, **options: Any) -> Any:
     processor_class = PROCESSOR_MAPPING.get(type(config), None)
     if processor_class is None or is_torchvision_available() or _VIDEO not in processor_class.get_attributes():
         return AutoProcessor.from_pretrained(path_or_id, **options)

@@ -13,6 +13,8 @@ from typing import Any
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+# What weights may be loaded in; `auto` is the type that the configuration names.
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 # How linear layers of the language tower may be kept instead of in `dtype`.
 QUANTIZATIONS = ("nf4",)
 # Beside an adapter: which model it was trained on. PEFT's `revision` cannot say it, PEFT asks the hub for that one.
@@ -153,7 +155,7 @@ def missing_model_files(folder: Path) -> list[str]:
     for either in (("tokenizer.json", "tokenizer_config.json"), ("preprocessor_config.json", "processor_config.json")):
         if not any((folder / name).is_file() for name in either):
             missing.append(" or ".join(either))
-    kind = _json(folder / CONFIG_FILE).get("model_type")
+    kind = json_object(folder / CONFIG_FILE).get("model_type")
     if kind in CHAT_KINDS and not _has_chat_template(folder):
         missing.append(f"a chat template ({' or '.join(_CHAT_TEMPLATES)})")
     if kind == "instructblip" and not any((folder / _QFORMER_TOKENIZER).glob("*.json")):
@@ -164,10 +166,10 @@ def missing_model_files(folder: Path) -> list[str]:
 def _has_chat_template(folder: Path) -> bool:
     if any((folder / name).is_file() for name in _CHAT_TEMPLATES):
         return True
-    return any(_json(folder / name).get("chat_template") for name in _WITH_CHAT_TEMPLATE)
+    return any(json_object(folder / name).get("chat_template") for name in _WITH_CHAT_TEMPLATE)
 
 
-def _json(file: Path) -> dict[str, Any]:
+def json_object(file: Path) -> dict[str, Any]:
     """An object of a JSON file; empty where there is none, or none that can be read, which loading tells better."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -179,6 +181,20 @@ def _json(file: Path) -> dict[str, Any]:
 def incomplete(source: ModelSource, lacking: Sequence[str]) -> str:
     """What to say of a model that lacks files; see ``missing_model_files``."""
     return f"the model '{source.path_or_id}' is not complete: {', '.join(lacking)} missing. Download or copy it again."
+
+
+def code_refused(what: str, files: str) -> str:
+    """What to say of a model, or of its processor, that transformers has no class of its own for.
+
+    Args:
+        what: The model or processor.
+        files: Where it names code that would have to run.
+    """
+    return (
+        f"{what} brings Python code of its own that would have to run on this machine (auto_map in {files}): refused, "
+        "whoever published it. Use a checkpoint in transformers' own format; converted ones often have names that end "
+        "in -hf"
+    )
 
 
 def pickled_weights(folder: Path) -> list[str]:

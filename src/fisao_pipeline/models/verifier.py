@@ -15,6 +15,7 @@ from transformers import (
     MODEL_MAPPING,
     AutoModel,
     Blip2ForImageTextRetrieval,
+    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
@@ -33,6 +34,7 @@ SUPPORTED = (
 )
 # They were trained on lower-cased texts padded to the full context, and their text tower reads the padding.
 _SIGLIP = {"siglip", "siglip2"}
+_BLIP2 = "blip-2"
 _PAIRS_AT_ONCE = 4096
 # What a thread reads at a time: whole pictures are in memory only while they are made small.
 _IMAGES_A_THREAD = 8
@@ -81,22 +83,31 @@ def load_verifier(source: ModelSource, texts: TensorStore | None = None) -> Embe
     return verifier
 
 
-def _load(source: ModelSource) -> EmbeddingVerifier:
-    config = read_config(source)
-    if config.model_type == "blip-2":
+def check_scores(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a kind of model that cannot score a text against an image.
+
+    Raises:
+        ValueError: With what can be used.
+    """
+    if config.model_type == _BLIP2:
         # Loaded as one, a captioning BLIP-2 would get random projections.
         if Blip2ForImageTextRetrieval.__name__ not in (config.architectures or []):
             raise ValueError(
-                f"verifier {source.path_or_id!r} is a BLIP-2 ({', '.join(config.architectures or ['?'])}) without "
+                f"verifier {name!r} is a BLIP-2 ({', '.join(config.architectures or ['?'])}) without "
                 f"projections into a common space. Use {SUPPORTED}"
             )
-        return Blip2Verifier(*load_pretrained(Blip2ForImageTextRetrieval, source))
+        return
     model_class = MODEL_MAPPING.get(type(config), None)
-    name = model_class.__name__ if isinstance(model_class, type) else type(config).__name__
+    kind = model_class.__name__ if isinstance(model_class, type) else type(config).__name__
     if not (hasattr(model_class, "get_text_features") and hasattr(model_class, "get_image_features")):
-        raise ValueError(
-            f"verifier {source.path_or_id!r} is a {name}: it has no text tower to score words with. Use {SUPPORTED}"
-        )
+        raise ValueError(f"verifier {name!r} is a {kind}: it has no text tower to score words with. Use {SUPPORTED}")
+
+
+def _load(source: ModelSource) -> EmbeddingVerifier:
+    config = read_config(source)
+    check_scores(config, source.path_or_id)
+    if config.model_type == _BLIP2:
+        return Blip2Verifier(*load_pretrained(Blip2ForImageTextRetrieval, source))
     return DualEncoderVerifier(*load_pretrained(AutoModel, source))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from fisao_pipeline.datasets.json_files import JsonFilesDataset
 from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
 from fisao_pipeline.datasets.model_folder import ModelFolderDataset
 from fisao_pipeline.datasets.saved_dataset import SavedImagesDataset, SavedPromptsDataset
+from fisao_pipeline.models.known_kinds import unusable
 from fisao_pipeline.models.source import incomplete
 from fisao_pipeline.params.across_stages import comparison_faults
 from fisao_pipeline.params.base import StageParams
@@ -75,6 +78,7 @@ class PreflightHooks:
         if not run_params.get("only_missing_outputs"):
             faults += _nothing_to_compare(pipeline, catalog)
             faults += missing_inputs(run_params, pipeline, catalog, registered)
+            faults += _unusable_models(pipeline, catalog)
         faults += corrupt_inputs(run_params, pipeline, catalog, registered, FileMemory(self._data))
         faults += _missing_predictions(pipeline, catalog)
         if faults:
@@ -211,6 +215,15 @@ def missing_inputs(
     return faults
 
 
+def _unusable_models(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
+    """Models that are here and of a kind that cannot be what a pipeline takes them for; ``plan`` tells this itself."""
+    datasets = {name: catalog.get(name) for name in sorted(pipeline.inputs())}
+    models = {name: dataset for name, dataset in datasets.items() if isinstance(dataset, ModelFolderDataset)}
+    found = {name: dataset.found() for name, dataset in models.items()}
+    reasons = {name: unusable(name, models[name].source, folder) for name, folder in found.items() if folder}
+    return [f"{name}: {reason}" for name, reason in reasons.items() if reason]
+
+
 def corrupt_inputs(
     run_params: Mapping[str, Any],
     pipeline: Pipeline,
@@ -268,11 +281,19 @@ def _own_words(dataset: _Brought) -> list[str]:
             revision = f" --revision={dataset.source.revision}" if dataset.source.revision else ""
             return [
                 f"the model '{place}' has pickled weights only ({', '.join(pickled)}), which are never read: "
-                f"`python -m fisao_pipeline convert {place}{revision} --output=data/06_models/{Path(place).name}` "
+                f"`python -m fisao_pipeline convert {place}{revision} --output={_free_folder(Path(place).name)}` "
                 "makes safetensors of them; then name that folder as `filepath`"
             ]
         return [incomplete(dataset.source, lacking)]
     return []
+
+
+def _free_folder(name: str) -> str:
+    """Where `convert` can write a model: it never overwrites, and a download may lie under the model's name already."""
+    candidates = (
+        f"data/06_models/{name}{end}" for end in chain(("", "-safetensors"), (f"-safetensors-{n}" for n in count(2)))
+    )
+    return next(folder for folder in candidates if not os.path.lexists(folder))
 
 
 def _is_there(dataset: AbstractDataset[Any, Any]) -> bool:

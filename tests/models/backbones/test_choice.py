@@ -2,18 +2,20 @@
 
 import json
 import shutil
+import traceback
 from pathlib import Path
 
 import pytest
 import torch
 from tests.backbone_zoo import Picture, build
-from transformers import LlamaConfig, MllamaConfig, SmolVLMConfig
+from transformers import AutoConfig, LlamaConfig, MllamaConfig, SmolVLMConfig
 
 from fisao_pipeline.models import packages
 from fisao_pipeline.models.backbones.choice import KINDS, backbone_kind, check_supported
 from fisao_pipeline.models.backbones.generic import BackboneKind
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
+from fisao_pipeline.models.processors import load_processor
 from fisao_pipeline.models.source import CHAT_KINDS, ModelNotFoundError, ModelSource, missing_model_files
 
 SHIPPED_MODELS = Path(__file__).parents[3] / "data" / "06_models"
@@ -38,6 +40,21 @@ def test_a_model_that_wants_to_run_its_own_code_is_refused(folder):
     (folder / "configuration.py").write_text("raise AssertionError('this must not run')")
     with pytest.raises(ValueError, match=r"'deep_thought'.*Python code of its own.*auto_map.*refused"):
         load(folder)
+
+
+@pytest.mark.parametrize("part", ["processor_config.json", "preprocessor_config.json", "tokenizer_config.json"])
+def test_a_processor_that_wants_to_run_its_own_code_is_refused_in_our_words(folder, part):
+    """transformers' own words are advice to let it run."""
+    (folder / "processing.py").write_text("raise AssertionError('this must not run')")
+    for file in {"processor_config.json", "preprocessor_config.json"} - {part}:
+        (folder / file).unlink(missing_ok=True)
+    content = json.loads((folder / part).read_text()) if (folder / part).is_file() else {}
+    classes = {"processor_class": "DeepThoughtProcessor", "auto_map": {"AutoProcessor": "processing.DeepThought"}}
+    (folder / part).write_text(json.dumps({**content, **classes}))
+    with pytest.raises(ValueError, match=r"^the processor of '.*' brings Python code of its own.*refused") as refusal:
+        load_processor(AutoConfig.from_pretrained(folder), str(folder), local_files_only=True, trust_remote_code=False)
+    assert part in str(refusal.value)
+    assert "trust_remote_code" not in "".join(traceback.format_exception(refusal.value.with_traceback(None)))
 
 
 @pytest.mark.parametrize(
