@@ -1,15 +1,24 @@
 """The adapter reaches the language tower and nothing else."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tests.pocket_models import LORA
+from tests.gpu.dtypes import output_types
+from tests.pocket_models import LORA, stir
 from transformers import CLIPModel
 
 from fisao_pipeline.models import lora as lora_module
-from fisao_pipeline.models.lora import attach_lora, language_tower_name, lora_target_pattern
+from fisao_pipeline.models.checkpointing import checkpoint_activations
+from fisao_pipeline.models.lora import (
+    attach_lora,
+    computing_as_backbone,
+    language_tower_name,
+    lora_target_pattern,
+)
+from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.params.lora import LoraParams
 
 
@@ -75,3 +84,49 @@ def test_a_model_without_one_is_refused(world):
     model.get_decoder = lambda: model
     with pytest.raises(ValueError, match="CLIPModel has no language tower"):
         language_tower_name(model)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_an_adapter_computes_as_its_backbone_and_learns_in_float32(world, checkpointing):
+    torch.manual_seed(0)
+    policy = stir(Policy.load(replace(world.policy_source, dtype="bfloat16"), lora=LORA))
+    if checkpointing:
+        checkpoint_activations(policy.backbone)
+    ids, mask = torch.full((4, 6), 7), torch.ones(4, 6, dtype=torch.bool)
+    kept: set[torch.dtype] = set()
+    with (
+        output_types(policy) as types,
+        torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.add((x.dtype, x.shape[-1])), x)[1], lambda x: x),
+    ):
+        logprobs, _ = policy.score(world.batch(policy, 2), ids, mask, 1.0, prompt_of_row=[0, 0, 1, 1])
+    assert types == {torch.bfloat16}
+    logprobs.sum().backward()
+    gradients = [p.grad for p in policy.adapter_parameters()]
+    assert {g.dtype for g in gradients} == {torch.float32} and all(g.isfinite().all() for g in gradients)
+    text = policy.backbone.config.get_text_config()
+    assert (torch.float32, text.intermediate_size) not in kept, "no float32 copy of a layer's input"
+
+    fine = stir(Policy.load(world.policy_source, lora=LORA))
+    fine.load_trainable_state(policy.trainable_state())
+    wanted, _ = fine.score(world.batch(fine, 2), ids, mask, 1.0, prompt_of_row=[0, 0, 1, 1])
+    wanted.sum().backward()
+    flat, right = (
+        torch.cat([g.flatten() for g in side]) for side in (gradients, [p.grad for p in fine.adapter_parameters()])
+    )
+    assert torch.nn.functional.cosine_similarity(flat, right, dim=0) > 0.98
+
+
+def test_a_fresh_adapter_in_bfloat16_is_its_reference_bit_for_bit(world):
+    policy = Policy.load(replace(world.policy_source, dtype="bfloat16"), lora=LORA)
+    ids, mask = torch.full((2, 6), 7), torch.ones(2, 6, dtype=torch.bool)
+    with torch.no_grad():
+        own, reference = (
+            policy.score(world.batch(policy, 2), ids, mask, 1.0, reference=off)[0] for off in (False, True)
+        )
+    assert torch.equal(own, reference)
+
+
+def test_nothing_is_cast_in_float32(world):
+    policy = world.policy()
+    with computing_as_backbone(policy.model):
+        assert not torch.is_autocast_enabled("cpu")

@@ -217,15 +217,18 @@ def test_activations_are_close_to_what_autograd_keeps(world, targets, dtype):
 
 
 def test_activations_by_hand():
-    # 2 · 4 · 8 of norms; 2 (2 · 8 + 2 · 4) of attention; 3 · 2 · 20; inputs 4 · (8 + 8), products 4 · 2 · 2.
-    kept = 64 + 48 + 120 + 64 + 16
+    # 2 · 4 · 8 of norms; 2 (2 · 8 + 2 · 4) of attention; 3 · 2 · 20; inputs 2 · (8 + 8), products 2 · 2 · 2.
+    kept = 64 + 48 + 120 + 32 + 8
     assert memory.layer_bytes_per_token(SMALL) == kept
     tokens = 2 * (10 + 3 * 6)
     extra = 2 * 28**2 * 3 + 2 * 18 * 50 * (2 + 12)
     assert memory.activation_bytes(SMALL, LENGTHS, 4, checkpointing=False) == tokens * (2 * kept + 16) + extra
     assert memory.activation_bytes(SMALL, LENGTHS, 4, checkpointing=True) == tokens * (2 * 16 + 2 * kept + 16) + extra
-    # In float32 nothing is cast: 2 · 4 · 8 + 4 (2 · 8 + 2 · 4) + 3 · 4 · 20 + 4 (2 · 8 + 20) + 16.
-    assert memory.layer_bytes_per_token(replace(SMALL, dtype="float32")) == 64 + 96 + 240 + 144 + 16
+    assert memory.layer_bytes_per_token(replace(SMALL, dtype="float32")) == 64 + 96 + 240 + 64 + 16
+    # Layers share inputs: of seven, 3 · 8 + 8 + 2 · 8 + 20 units wide, the 2 · 8 + 20 that are not kept already.
+    seven = ((8, 8), (8, 4), (8, 4), (8, 8), (8, 20), (8, 20), (20, 8))
+    every = replace(SMALL, lora_layers=seven, lora_parameters=SMALL.layers * 2 * sum(i + o for i, o in seven))
+    assert memory.layer_bytes_per_token(every) == 64 + 48 + 120 + 2 * 36 + 2 * 2 * 7
 
 
 def test_a_piece_of_a_group_has_a_prompt_of_its_own():

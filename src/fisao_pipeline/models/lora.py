@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.helpers import disable_input_dtype_casting
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -67,3 +71,19 @@ def attach_lora(model: PreTrainedModel, lora: LoraParams) -> PeftModel:
     if strays:
         raise ValueError(f"LoRA reached outside the language tower {tower}: {strays[:3]}")
     return peft_model
+
+
+@contextmanager
+def computing_as_backbone(model: PeftModel) -> Iterator[None]:
+    """In the block the adapter of a backbone in bfloat16 computes in bfloat16 too; its weights stay in float32.
+
+    PEFT keeps them so, lest small steps be rounded away, and without this computes in float32 as well: products that a
+    GPU does many times more slowly than those of the layer they are added to, and a float32 copy of the input of every
+    adapted layer, kept for the backward pass.
+    """
+    backbone = model.get_base_model()
+    if backbone.dtype is not torch.bfloat16:
+        yield
+        return
+    with torch.autocast(backbone.device.type, dtype=torch.bfloat16), disable_input_dtype_casting(model):
+        yield

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ from fisao_pipeline.models.beam_search import search_completions
 from fisao_pipeline.models.checkpointing import without_checkpointing
 from fisao_pipeline.models.decoding import Completions, Decoding, draw_completions
 from fisao_pipeline.models.loading import load_pretrained
-from fisao_pipeline.models.lora import attach_lora, language_tower_name
+from fisao_pipeline.models.lora import attach_lora, computing_as_backbone, language_tower_name
 from fisao_pipeline.models.offsets import decode_with_offsets
 from fisao_pipeline.models.packing import pack_completions, pack_count, share_out
 from fisao_pipeline.models.prompts import ImageOpener, PromptBatch, PromptEncoder
@@ -332,10 +332,14 @@ class Policy:
         state = {k: v.detach().cpu().clone() for k, v in get_peft_model_state_dict(self.model).items()}
         return config, state
 
-    def _adapter(self, off: bool):
-        if off and isinstance(self.model, PeftModel):
-            return self.model.disable_adapter()
-        return nullcontext()
+    @contextmanager
+    def _adapter(self, off: bool) -> Iterator[None]:
+        if not isinstance(self.model, PeftModel):
+            yield
+            return
+        # The reference computes as the policy does, or a fresh adapter would not be its reference.
+        with computing_as_backbone(self.model), self.model.disable_adapter() if off else nullcontext():
+            yield
 
 
 def check_adapter_fits(adapter: Path, model: PreTrainedModel, base: str | None = None) -> None:

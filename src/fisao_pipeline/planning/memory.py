@@ -65,12 +65,14 @@ def value_head_parameters(hidden: int, width: int | None) -> int:
 
 
 def adapter_bytes(shape: PolicyShape, value_head: int) -> int:
-    """Trained weights and what training keeps of each: n · (4 + 4 + 8).
+    """Trained weights and what training keeps of each: n · (4 + 4 + 8), and for a backbone of b < 4 bytes b of LoRA's.
 
     n parameters of LoRA and ``value_head`` of a value head are float32 whatever the backbone is (PEFT's choice): 4
-    bytes of weight, 4 of gradient, 8 of AdamW's two moments.
+    bytes of weight, 4 of gradient, 8 of AdamW's two moments. LoRA computes with a copy in the backbone's type
+    (`models.lora.computing_as_backbone`).
     """
-    return (shape.lora_parameters + value_head) * 4 * FLOAT32
+    copy = shape.dtype_bytes if shape.dtype_bytes < FLOAT32 else 0
+    return (shape.lora_parameters + value_head) * 4 * FLOAT32 + shape.lora_parameters * copy
 
 
 def layer_bytes_per_token(shape: PolicyShape) -> int:
@@ -82,22 +84,16 @@ def layer_bytes_per_token(shape: PolicyShape) -> int:
     - two norms keep their input in float32: 2 · 4 d
     - attention keeps queries, output, keys and values: b (2 q + 2 k)
     - the gated feed-forward keeps gate, its activation and up: 3 b f
-    - LoRA keeps its own input, in float32, and the product with A: Σ_j 4 i_j + 4 r. Where b is 4 nothing is cast,
-      layers with one input share it, and attention's output is kept already: 4 · (2 d + f) instead of Σ_j 4 i_j.
+    - LoRA keeps its input and the product with A: b min(Σ_j i_j, 2 d + f) + Σ_j b r, since layers with one input share
+      it, and attention's output is kept already
 
     A frozen linear layer keeps nothing: its gradient needs its weights only.
     """
     b, d, f = shape.dtype_bytes, shape.hidden, shape.intermediate
-    inputs = [i for i, _ in shape.lora_layers]
     widths = sum(i + o for i, o in shape.lora_layers)
     rank = shape.lora_parameters // (shape.layers * widths) if widths else 0
-    kept = FLOAT32 * ((2 * d + f) if b == FLOAT32 else sum(inputs))
-    return (
-        2 * FLOAT32 * d
-        + b * (2 * shape.query_width + 2 * shape.key_width + 3 * f)
-        + kept
-        + FLOAT32 * rank * len(inputs)
-    )
+    lora = min(sum(i for i, _ in shape.lora_layers), 2 * d + f) + rank * len(shape.lora_layers)
+    return 2 * FLOAT32 * d + b * (2 * shape.query_width + 2 * shape.key_width + 3 * f + lora)
 
 
 def activation_bytes(shape: PolicyShape, lengths: Lengths, responses: int, checkpointing: bool) -> int:
