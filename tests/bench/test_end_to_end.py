@@ -24,10 +24,17 @@ def test_round(compare, shipped):
     policy = shipped.policy(params.lora)
     trainer = PolicyTrainer(policy, reward, prompts, sampling, params, GroundTruth({}, frozenset()), lambda *_: None)
 
+    drawn, sample = [], policy.sample_prompts
+    policy.sample_prompts = lambda *args, **options: (drawn.append(1), sample(*args, **options))[1]
+
     def ours() -> None:
         forget_pictures(policy)
         verifier._images.clear()
+        # A round whose responses are there is not sampled again.
+        trainer.state.rollouts.clear()
+        drawn.clear()
         trainer.round(1, None, None)
+        assert drawn and len(verifier._images) == len(prompts), "the round was sampled and annotated"
 
     def summed(image_ids: list[str], texts: list[str]) -> list[float]:
         verifier._images.clear()

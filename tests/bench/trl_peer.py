@@ -25,6 +25,8 @@ def trl_missing() -> str | None:
         import trl  # noqa: F401
     except ImportError as error:
         return f"TRL is not there ({error}): `make bench` installs it"
+    except Exception as error:  # of whatever it imports
+        return f"TRL cannot be imported ({type(error).__name__}: {error})"
     return None if found.startswith(f"{VERSION}.") else f"TRL {found} is there and not {VERSION}"
 
 
@@ -67,7 +69,9 @@ class TrlGrpo:
             lora: The adapter.
             reward: Takes image ids and texts of responses.
         """
+        import trl.trainer.utils
         from peft import LoraConfig
+        from transformers import TrainerCallback
         from trl import GRPOConfig, GRPOTrainer
 
         from datasets import Dataset
@@ -83,9 +87,23 @@ class TrlGrpo:
                 self.before_steps = CPU_SECONDS() - started
                 return made
 
+        class Clock(TrainerCallback):
+            """CPU seconds of a round without what `train` does once a run: preparing, and clearing memory before."""
+
+            seconds = began = 0.0
+
+            def on_train_begin(self, *_: Any, **__: Any) -> None:
+                self.began = CPU_SECONDS()
+
+            def on_train_end(self, *_: Any, **__: Any) -> None:
+                self.seconds = CPU_SECONDS() - self.began
+
         folder = world.policy_source.path_or_id
         self.processor = AutoProcessor.from_pretrained(folder)
         model = AutoModelForImageTextToText.from_pretrained(folder)
+        # TRL makes room for logits of 32,768 words however few there are: hundreds of MiB that a real vocabulary fills
+        # and this one leaves empty.
+        trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = model.config.get_text_config().vocab_size
         rows = [
             {
                 "prompt": [{"role": "user", "content": row.prompt}],
@@ -138,6 +156,8 @@ class TrlGrpo:
             processing_class=self.processor,
             peft_config=adapter,
         )
+        self.clock = Clock()
+        self.trainer.add_callback(self.clock)
         self.conversations = [
             [{"role": "user", "content": [{"type": "image", "image": row["image"]}, *text(row["prompt"])]}]
             for row in rows
@@ -153,20 +173,23 @@ class TrlGrpo:
         """One round on given completions: logprobs before, reference, and all steps; nothing is generated.
 
         Returns:
-            CPU seconds of the steps alone.
+            CPU seconds of all that; `steps_from` leaves the logprobs out.
         """
         # Read before, as a round that generates has read them.
         prompt_ids = self.trainer._tokenize_prompts(self.conversations)[0]
         given = {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
         self.trainer.rollout_func = lambda prompts, trainer: dict(given)
-        started = CPU_SECONDS()
-        self.round()
-        return CPU_SECONDS() - started - self.trainer.before_steps
+        return self.round()
 
-    def round(self) -> None:
-        """One round: generate, reward, score, and all steps."""
+    def steps_from(self, completion_ids: list[list[int]]) -> float:
+        """The same; returns CPU seconds of the steps alone."""
+        return self.learn_from(completion_ids) - self.trainer.before_steps
+
+    def round(self) -> float:
+        """One round: generate, reward, score, and all steps; returns its CPU seconds."""
         with open("/dev/null", "w") as nowhere, contextlib.redirect_stdout(nowhere):
             self.trainer.train()
+        return self.clock.seconds
 
 
 def text(prompt: list[dict[str, str]]) -> list[dict[str, str]]:
