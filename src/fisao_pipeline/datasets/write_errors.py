@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-_ELSEWHERE = "or keep the data elsewhere (`data` in conf/<env>/globals.yml)"
+_ELSEWHERE = "or keep the data elsewhere (`data`, and `mlflow` where it is named, in conf/<env>/globals.yml)"
 _REMEDIES = {
     errno.ENOSPC: "free some space, " + _ELSEWHERE,
     errno.EDQUOT: "free some of your quota, " + _ELSEWHERE,
