@@ -128,6 +128,22 @@ def test_a_run_that_was_finished_asks_nothing_again_and_its_bar_is_full(world, w
     assert "base, greedy, caption: 6 of 6 were answered by an earlier run" in caplog.text
 
 
+def test_a_damaged_part_is_named_and_answered_again(world, whole, tmp_path, monkeypatch, caplog):
+    ask(world, tmp_path)
+    part = sorted(tmp_path.glob("*.parquet"))[1]
+    before = part.read_bytes()
+    part.write_bytes(before[:100])
+    with monkeypatch.context() as patch:
+        again = Counted(patch)
+        pd.testing.assert_frame_equal(ask(world, tmp_path), whole)
+        assert again.calls == 1
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1 and part.stem in warned[0]
+    assert len(part.read_bytes()) > 100
+    ask(world, tmp_path)
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
 class Seen(KeyedFolder):
     """Notes whether something was there."""
 

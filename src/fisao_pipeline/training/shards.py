@@ -160,7 +160,14 @@ def in_shards(
 
 
 def _kept(shards: Shards | None, first: int, settings: str) -> list[Row] | None:
-    table = shards.store.get(shards.key(first, settings)) if shards is not None else None
+    if shards is None:
+        return None
+    key = shards.key(first, settings)
+    try:
+        table = shards.store.get(key)
+    except Exception as error:  # whatever is wrong with a file, what is answered again is written over it
+        logger.warning("The kept part %s cannot be read and is answered again: %s", key, error)
+        return None
     return None if table is None else table.to_dict("records")
 
 
