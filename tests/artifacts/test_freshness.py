@@ -6,14 +6,19 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
+from click.testing import CliRunner
 from kedro.framework.project import settings
 from kedro.framework.startup import bootstrap_project
+from safetensors.torch import save_file
 from tests.runs.test_lineage import FORCED, listener, only_run, run  # noqa: F401 - a fixture
 
 from fisao_pipeline.artifacts.evidence import EvidenceOf
 from fisao_pipeline.artifacts.file_memory import MEMORY_FILE, FileMemory
+from fisao_pipeline.commands.cli import cli
 from fisao_pipeline.commands.project import open_project
 from fisao_pipeline.commands.status import lines_of, status_of
+from fisao_pipeline.params.flat import flatten_parameters, masked
 from fisao_pipeline.runs.preflight import NotReadyError
 
 MEMORY_NODES = """
@@ -337,6 +342,61 @@ def test_secrets_are_in_no_record(toy_project, mlflow_store):
     assert "hunter2" not in text
     assert "https://***@example.org/x" in text
     assert "hunter2" not in str(only_run(mlflow_store).data.params)
+
+
+def test_secrets_among_a_models_options_are_in_no_record(toy_project, mlflow_store):
+    """Another secret is no other model; another word that stands for an image is."""
+    project = toy_project()
+    catalog = project / "conf" / "base" / "catalog.yml"
+    options = "{processor: {token: hf_hunter2, image_token: <image>}, model: {x: [{secret_key: hunter3}]}}"
+    catalog.write_text(
+        catalog.read_text()
+        + "late:\n  type: fisao_pipeline.datasets.AtomicDataset\n  dataset: json.JSONDataset\n"
+        + "  filepath: data/late.json\n  versioned: true\n"
+        + "backbone:\n  type: fisao_pipeline.datasets.ModelFolderDataset\n  filepath: data/model\n"
+        + f"  options: {options}\n"
+    )
+    nodes = next(project.glob("src/*/nodes.py"))
+    added = '        Node(lambda backbone: [1], "backbone", "late", name="last"),\n    ])'
+    nodes.write_text(nodes.read_text().replace("    ])", f"    {added}", 1))
+    (project / "data" / "model").mkdir(parents=True)
+    (project / "data" / "model" / "config.json").write_text("{}")
+    for file in ("preprocessor_config.json", "tokenizer.json"):
+        (project / "data" / "model" / file).write_text("{}")
+    save_file({"a": torch.zeros(1)}, project / "data" / "model" / "model.safetensors")
+    version = run(project)
+    text = record_of(project, "late.json", version).read_text()
+    assert "backbone" in text and "image_token" in text and "hunter" not in text
+    assert "hunter" not in str(only_run(mlflow_store).to_dictionary())
+    assert "hunter" not in CliRunner().invoke(cli, ["lineage", "late"]).output
+    written = catalog.read_text()
+    catalog.write_text(written.replace("hunter2", "swordfish"))
+    run(project)
+    assert versions(project, "late.json") == [version]
+    catalog.write_text(written.replace("<image>", "<picture>"))
+    run(project)
+    assert len(versions(project, "late.json")) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "is_secret"),
+    [
+        *dict.fromkeys(("hf_token", "use_auth_token", "api_key", "aws_secret_access_key", "secret_key"), True).items(),
+        *dict.fromkeys(("private_key", "passphrase", "headers.Authorization", "client-secret"), True).items(),
+        *dict.fromkeys(("max_new_tokens", "image_token", "pad_token", "tokenizer", "keys", "key"), False).items(),
+    ],
+)
+def test_what_could_be_a_secret_is_known_by_its_name(name, is_secret):
+    shown = "***" if is_secret else "hunter2"
+    assert flatten_parameters({"params:a": {name: "hunter2"}}) == {f"a.{name}": shown}
+    assert masked({"a": [{name.rpartition(".")[2]: "hunter2"}]}) == {"a": [{name.rpartition(".")[2]: shown}]}
+
+
+def test_all_that_is_below_a_secret_name_is_masked():
+    assert flatten_parameters({"params:a": {"credentials": {"user": "me"}, "token": None}}) == {
+        "a.credentials": "***",
+        "a.token": None,
+    }
 
 
 def test_other_runners_run_everything_and_say_so(toy_project, listener):  # noqa: F811

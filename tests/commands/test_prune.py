@@ -1,5 +1,6 @@
 """What may be removed, on versions made for the test."""
 
+import errno
 import json
 import os
 from datetime import UTC, datetime, timedelta
@@ -126,6 +127,36 @@ def test_on_the_command_line(toy_project):
     assert done.exit_code == 0 and done.output.splitlines()[-1].endswith(" removed")
     assert [(folder / version).exists() for version in (first, second, third)] == [False, True, True]
     assert run(project) and (folder / third).exists()
+
+
+@pytest.mark.parametrize(("call", "what"), [("rename", "count "), ("unlink", "checkpoints old")])
+def test_a_disk_that_lets_nothing_be_removed_is_told_with_a_remedy(toy_project, monkeypatch, call, what):
+    project = toy_project()
+    catalog = project / "conf" / "base" / "catalog.yml"
+    entry = "  type: fisao_pipeline.datasets.KeyedFolderDataset\n  dataset: json.JSONDataset\n  suffix: .json\n"
+    catalog.write_text(
+        f"{catalog.read_text()}checkpoints:\n{entry}  filepath: data/checkpoints\n  of_unfinished_runs: true\n"
+    )
+    if call == "rename":
+        for version in (day(1), day(2)):
+            folder, record = project / "data" / "count.json" / version, {"inputs": {}, "fingerprint": "sha256:0"}
+            folder.mkdir(parents=True)
+            (folder / "count.json").write_text("{}")
+            (folder / "provenance.json").write_text(json.dumps({**record, "seal": seal(record)}))
+    else:
+        kept = project / "data" / "checkpoints" / "old.json"
+        kept.parent.mkdir(parents=True)
+        kept.write_text('"x"')
+        os.utime(kept, (0, 0))
+
+    def refused(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, call, refused)
+    result = prune(project, "--older-than=1h")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert f"Error: Could not remove {what}" in result.output and str(project / "data") in result.output
+    assert "Read-only file system. To go on, mount it writable, " in result.output
 
 
 def test_what_abandoned_runs_left_goes_by_its_age(toy_project):

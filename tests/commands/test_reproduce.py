@@ -279,6 +279,32 @@ def test_what_is_made_beside_and_was_removed_is_said(toy_project, mlflow_store):
     assert "count  the same " in done.output
 
 
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_a_later_stage_that_was_never_run_is_no_part_of_it(toy_project, mlflow_store, is_whole):
+    """Its last node removes what it has left and reads, beside its own, an artifact of the stage that is run again."""
+    project = toy_project()
+    catalog = project / "conf" / "base" / "catalog.yml"
+    catalog.write_text(
+        catalog.read_text()
+        + "late:\n  type: fisao_pipeline.datasets.AtomicDataset\n  dataset: json.JSONDataset\n"
+        + "  filepath: data/late.json\n  versioned: true\n"
+    )
+    nodes = next(project.glob("src/*/nodes.py"))
+    last = 'Node(lambda count: [1], "count", "late", name="last")'
+    clean = 'Node(lambda late, table: Path("data/cleaned").touch(), ["late", "table"], None, name="clean")'
+    added = f"        {last},\n            {clean},\n    ])"
+    nodes.write_text(nodes.read_text().replace("    ])", f"    {added}", 1))
+    commit(project)
+    version = run(project, options={} if is_whole else {"node_names": ["make_table"]})
+    cleaned = project / "data" / "cleaned"
+    cleaned.unlink(missing_ok=True)
+    done = reproduce(version)
+    assert done.exit_code == 0, done.output
+    assert "table  the same " in done.output
+    assert cleaned.exists() is is_whole
+    assert (project / "data" / "late.json").exists() is is_whole
+
+
 def test_what_keeps_one_version_is_not_replaced(toy_project, mlflow_store):
     project = toy_project()
     catalog = project / "conf" / "base" / "catalog.yml"

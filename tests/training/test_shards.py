@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -128,6 +129,22 @@ def test_a_run_that_was_finished_asks_nothing_again_and_its_bar_is_full(world, w
     assert "base, greedy, caption: 6 of 6 were answered by an earlier run" in caplog.text
 
 
+def test_a_damaged_part_is_named_and_answered_again(world, whole, tmp_path, monkeypatch, caplog):
+    ask(world, tmp_path)
+    part = sorted(tmp_path.glob("*.parquet"))[1]
+    before = part.read_bytes()
+    part.write_bytes(before[:100])
+    with monkeypatch.context() as patch:
+        again = Counted(patch)
+        pd.testing.assert_frame_equal(ask(world, tmp_path), whole)
+        assert again.calls == 1
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1 and part.stem in warned[0]
+    assert len(part.read_bytes()) > 100
+    ask(world, tmp_path)
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
 class Seen(KeyedFolder):
     """Notes whether something was there."""
 
@@ -185,6 +202,19 @@ def test_no_part_is_taken_from_other_prompts_models_or_pictures(world):
         update={"confidence": 0.9, "examples": 2, "drop_unfinished_sentence": True, "word_chain": "reference"}
     )
     assert shard_owners(world.policy_source, None, world.manifest, figures) == base
+
+
+def test_no_part_is_taken_from_another_kind_of_device(world, monkeypatch):
+    """A GPU rounds otherwise: a table of parts of both would be that of neither."""
+    source = replace(world.policy_source, device="auto")
+    owned = []
+    for has_gpu in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
+        evaluation = shard_owners(source, None, world.manifest, ALL)
+        owned.append({**evaluation, "sampling": sampling_owner(source, world.manifest, BY_ITSELF)})
+    assert all(owned[0][name] != owned[1][name] for name in ("base", "aligned", "sampling"))
+    named = replace(source, device="cpu")
+    assert owned[0]["sampling"] == sampling_owner(named, world.manifest, BY_ITSELF)
 
 
 def test_vllms_version_tells_apart_what_vllm_draws_and_nothing_else(world, monkeypatch):

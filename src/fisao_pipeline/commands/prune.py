@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from fisao_pipeline.artifacts.sizes import bytes_below, said_bytes
 from fisao_pipeline.datasets.atomic import AtomicVersions
 from fisao_pipeline.datasets.keyed_folder import KeyedFolder, KeyedFolderDataset
 from fisao_pipeline.datasets.publish import STAGING_PREFIX
+from fisao_pipeline.datasets.write_errors import write_failure
 
 _AGE = re.compile(r"(\d+)\s*([dhw])")
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
@@ -164,6 +166,16 @@ def _age(_context: click.Context, _option: click.Parameter, text: str | None) ->
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
+@contextmanager
+def _told(what: str, place: Path) -> Iterator[None]:
+    """Make of a disk that does not let something be removed what a run says of one that does not take it."""
+    try:
+        yield
+    except OSError as error:
+        reason = write_failure(error, place) or str(error)
+        raise click.ClickException(f"Could not remove {what} at '{place}': {reason}") from error
+
+
 @click.command()
 @click.option("--keep-last", type=click.IntRange(min=1), help="Keep so many versions of each artifact.")
 @click.option("--older-than", callback=_age, help="Remove none that is younger: 36h, 30d, 8w.")
@@ -188,11 +200,13 @@ def prune(keep_last: int | None, older_than: timedelta | None, dry_run: bool, en
             click.echo(remark)
         for each in old:
             if not dry_run:
-                remove(each)
+                with _told(f"{each.name} {each.version}", each.folder):
+                    remove(each)
             click.echo(f"{each.name} {each.version}: {said_bytes(each.bytes)}")
         for value in left:
             if not dry_run:
-                value.values.remove(value.key)
+                with _told(f"{value.name} {value.key}", value.values.folder):
+                    value.values.remove(value.key)
             click.echo(f"{value.name} {value.key}: {said_bytes(value.bytes)}, of an unfinished run")
     counted = f"{len(old)} versions" + (
         f" and {len(left)} value{'s' * (len(left) != 1)} of unfinished runs" if left else ""

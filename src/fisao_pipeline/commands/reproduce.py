@@ -180,14 +180,14 @@ def _with_makers(pipeline: Pipeline, nodes: set[str], catalog: DataCatalog) -> P
         more = {makers[name] for name in waiting.pop().inputs if name in makers} - wanted
         waiting += more
         wanted |= more
-    # What cleans up after them or checks them leaves no record.
-    parents = pipeline.node_dependencies
+    # What cleans up after them or checks them leaves no record. It may read nothing beside what they read or make: what
+    # another stage makes need not be there, and what another stage has left is not theirs to remove.
+    made = {name for node in wanted for name in node.outputs}
+    touched = made.union(*(node.inputs for node in wanted))
     wanted |= {
         node
         for node in pipeline.nodes
-        if not node.outputs
-        and parents[node] & wanted
-        and all(makers[name] in wanted for name in node.inputs if name in makers)
+        if not node.outputs and made & set(node.inputs) and touched.issuperset(node.inputs)
     }
     return pipeline.filter(node_names=sorted(node.name for node in wanted))
 

@@ -24,6 +24,7 @@ from fisao_pipeline.models.source import (
     missing_model_files,
     pickled_weights,
 )
+from fisao_pipeline.params.flat import masked
 
 PROVENANCE_FILE = "provenance.json"
 
@@ -170,6 +171,8 @@ class ModelFolderDataset(Recorded, AbstractDataset[Callable[[Path], None], Model
     def content(self, hash_file: HashFile, at: Path | None = None) -> str:
         """What identifies the weights, and in what they are loaded: another type or option gives other answers.
 
+        Records and logs have it, so what could be a secret among the options is not in it.
+
         Args:
             hash_file: Not needed, see `fingerprint`.
             at: A folder that is looked at instead of the entry's.
@@ -177,7 +180,7 @@ class ModelFolderDataset(Recorded, AbstractDataset[Callable[[Path], None], Model
         Raises:
             DatasetError: The model is not here.
         """
-        loaded = [self._source.dtype, self._source.quantization, dict(self._source.options)]
+        loaded = [self._source.dtype, self._source.quantization, masked(self._source.options)]
         version = fingerprint(at) if at is not None else self.resolve_load_version()
         return f"{version} {json.dumps(loaded, sort_keys=True, default=str)}"
 

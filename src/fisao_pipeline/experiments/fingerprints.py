@@ -16,6 +16,7 @@ from fisao_pipeline.experiments.arms import StudyRow
 from fisao_pipeline.method.vocabulary import file_digest
 from fisao_pipeline.models.source import ModelSource, identity
 from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
+from fisao_pipeline.params.flat import masked
 from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 
 
@@ -78,7 +79,8 @@ class StudyInputs:
 def _model(source: ModelSource) -> str:
     # Neither of these changes the files, but both change what comes out.
     loaded = source.dtype if source.quantization is None else f"{source.quantization} in {source.dtype}"
-    return f"{identity(source)} {loaded} {json.dumps(dict(source.options), sort_keys=True, default=str)}"
+    # Kept with the rows, so no secret is in it.
+    return f"{identity(source)} {loaded} {json.dumps(masked(source.options), sort_keys=True, default=str)}"
 
 
 def _plain(table: Any) -> Any:

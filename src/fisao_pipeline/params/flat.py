@@ -12,7 +12,12 @@ from pydantic import BaseModel
 MASK = "***"
 # Not what ends with `tokens`, of which this project has many.
 _SECRET_NAME = re.compile(
-    r"(^|[._])(password|passwd|secret|credentials?|(api|access)_?key|((auth|access|hf)_?)?token)$"
+    r"(^|[._-])(password|passwd|passphrase|secret|credentials?|authorization|(api|access|secret|private)[_-]?key"
+    r"|((auth|access|hf)[_-]?)?token)$"
+)
+# Of a tokenizer or a processor: words that change results, and nobody's secret.
+_WORD_NAME = re.compile(
+    r"(^|[._-])(bos|eos|pad|unk|sep|cls|mask|image|video|audio|vision|text|boi|eoi|patch|row|col|newline|start|end)_token$"
 )
 _IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
@@ -50,15 +55,26 @@ def nest_parameters(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _flatten(key: str, value: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
-    if not isinstance(value, Mapping):
-        return [(key, MASK if _SECRET_NAME.search(key.lower()) and value is not None else masked(value))]
+    if not isinstance(value, Mapping) or _is_secret(key):
+        return [(key, _masked_under(key, value))]
     return [pair for name, item in value.items() for pair in _flatten(f"{key}.{name}" if key else str(name), item)]
 
 
 def masked(value: Any) -> Any:
-    """A value without what stands before the `@` of a URL, in a text or anywhere in a list."""
+    """A value without what stands before the `@` of a URL and what is under names such as `token`, however nested."""
     if isinstance(value, str):
         return _IN_URL.sub(MASK, value)
     if isinstance(value, list | tuple):
         return [masked(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _masked_under(str(name), item) for name, item in value.items()}
     return value
+
+
+def _masked_under(name: str, value: Any) -> Any:
+    return MASK if _is_secret(name) and value is not None else masked(value)
+
+
+def _is_secret(name: str) -> bool:
+    lowered = name.lower()
+    return _SECRET_NAME.search(lowered) is not None and _WORD_NAME.search(lowered) is None

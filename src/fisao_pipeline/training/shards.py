@@ -14,6 +14,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from fisao_pipeline.libraries import library_versions
+from fisao_pipeline.models.loading import resolve_device
 from fisao_pipeline.models.source import ModelSource, fingerprint, loaded_identity
 from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
 from fisao_pipeline.params.response_sampling import ResponseSamplingParams
@@ -74,7 +75,7 @@ def shard_owners(
 ) -> dict[str, str]:
     """What the keys of each model's answers in one evaluation begin with; the base model's do not hang on the adapter.
 
-    The weights and how they are loaded, the adapter, the pictures (by the manifest's hashes), what the evaluation asks
+    The weights, how they are loaded and on which kind of device, the adapter, the pictures (by the manifest's hashes), what the evaluation asks
     and how, and the libraries.
 
     Args:
@@ -105,7 +106,7 @@ def _answering(
     backbone: ModelSource, manifest: pd.DataFrame, settings: dict[str, Any], sampler: str = "in_process"
 ) -> tuple[Any, ...]:
     pictures = manifest[[name for name in ("image_id", "sha256") if name in manifest]]
-    model = (loaded_identity(backbone), backbone.dtype, backbone.options)
+    model = (loaded_identity(backbone), backbone.dtype, backbone.options, resolve_device(backbone.device).type)
     return (*model, pictures.to_csv(index=False), settings, library_versions_of_results(sampler))
 
 
@@ -160,7 +161,14 @@ def in_shards(
 
 
 def _kept(shards: Shards | None, first: int, settings: str) -> list[Row] | None:
-    table = shards.store.get(shards.key(first, settings)) if shards is not None else None
+    if shards is None:
+        return None
+    key = shards.key(first, settings)
+    try:
+        table = shards.store.get(key)
+    except Exception as error:  # whatever is wrong with a file, what is answered again is written over it
+        logger.warning("The kept part %s cannot be read and is answered again: %s", key, error)
+        return None
     return None if table is None else table.to_dict("records")
 
 
