@@ -75,8 +75,8 @@ def shard_owners(
 ) -> dict[str, str]:
     """What the keys of each model's answers in one evaluation begin with; the base model's do not hang on the adapter.
 
-    The weights, how they are loaded and on which kind of device, the adapter, the pictures (by the manifest's hashes), what the evaluation asks
-    and how, and the libraries.
+    The weights, how they are loaded and on which kind of device, the adapter, the pictures (by the manifest's hashes),
+    what the evaluation asks and how, and the libraries.
 
     Args:
         backbone: The base model.
