@@ -154,6 +154,8 @@ def toy_project(tmp_path: Path, mlflow_store: str, monkeypatch: pytest.MonkeyPat
         shutil.copy(mlflow_yml, root / "conf" / "base" / "mlflow.yml")
         monkeypatch.chdir(root)
         monkeypatch.setattr(sys, "path", list(sys.path))
+        # As a release that is installed: the commit is that of the project.
+        monkeypatch.setattr("fisao_pipeline.artifacts.provenance.CODE", Path("/venv/site-packages/fisao_pipeline"))
         return root
 
     return make

@@ -176,6 +176,20 @@ def test_other_code_is_refused_and_run_if_asked(toy_project, mlflow_store):
     assert f"git checkout {recorded}" in done.output
 
 
+def test_code_of_another_place_is_refused_with_its_place(toy_project, mlflow_store, monkeypatch, tmp_path):
+    project = toy_project()
+    commit(project)
+    version = run(project)
+    code = tmp_path / "other" / "fisao_pipeline"
+    monkeypatch.setattr("fisao_pipeline.artifacts.provenance.CODE", code)
+    refused = reproduce(version)
+    assert refused.exit_code == 1
+    assert (
+        f"The code that runs is that of '{tmp_path / 'other' / 'fisao_pipeline'}', not of the commit" in refused.output
+    )
+    assert "Nothing was run" in refused.output and "git stash" not in refused.output
+
+
 @pytest.mark.parametrize(
     ("record", "now", "said"),
     [

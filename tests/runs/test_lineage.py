@@ -12,6 +12,7 @@ from kedro.framework.project import settings
 from kedro.framework.startup import bootstrap_project
 from kedro.runner import ParallelRunner, ThreadRunner
 
+from fisao_pipeline.artifacts import provenance
 from fisao_pipeline.commands.cli import cli
 from fisao_pipeline.runs.lineage import LineageHooks
 
@@ -120,6 +121,25 @@ def test_commit_and_dirty_files_are_recorded(toy_project, mlflow_store):
     assert only_run(mlflow_store).data.tags["git_commit"] == record["git_commit"]
     (project / "new.txt").touch()
     assert provenance_of(project, "table.parquet", run(project, runtime=FORCED))["git_dirty"] is True
+
+
+@pytest.mark.parametrize(
+    ("code", "is_dirty"),
+    [("project/src/fisao_pipeline", False), (".venv/lib/site-packages/fisao_pipeline", False), ("other/src", True)],
+)
+def test_a_commit_is_not_clean_where_code_of_another_place_runs(tmp_path, monkeypatch, code, is_dirty):
+    """An installed release is told by its version; what is imported from elsewhere is of no commit of the project's."""
+    project = tmp_path / "project" / "below"
+    project.mkdir(parents=True)
+    (project / "file").touch()
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (["init", "-q", ".."], ["add", "-A"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], cwd=project, check=True)
+    monkeypatch.setattr(provenance, "CODE", tmp_path / code)
+    commit, dirty = provenance.git_state(project)
+    assert len(commit) == 40 and dirty is is_dirty
+    assert provenance.foreign_code(project) == (tmp_path / code if is_dirty else None)
+    assert provenance.git_state(tmp_path) == (None, None) and provenance.foreign_code(tmp_path) is None
 
 
 def test_a_failing_run_is_failed_and_says_how_to_go_on(toy_project, mlflow_store, listener, capsys):

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from fisao_pipeline.artifacts.evidence import Evidence
 
 
+# The package that is imported. Installed as a release, it is told by its version.
+CODE = Path(__file__).resolve().parents[1]
+_INSTALLED = {"site-packages", "dist-packages"}
+
+
 @dataclass(frozen=True)
 class RunContext:
     """What all artifacts of one run share.
@@ -34,7 +39,7 @@ class RunContext:
         mlflow_run_id: The MLflow run, None when tracking is off.
         tracking_uri: Where that run is recorded.
         git_commit: Full commit id, None outside a repository.
-        git_dirty: Whether tracked or new files differed from the commit.
+        git_dirty: Whether tracked or new files differed from the commit, or the code was of another place.
         environment: The Kedro environment, `local` where none was named.
     """
 
@@ -47,12 +52,30 @@ class RunContext:
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:
-    """The commit that is checked out in a folder and whether files differ from it; (None, None) without git."""
+    """The commit that is checked out in a folder and whether files differ from it; (None, None) without git.
+
+    They do where this package is neither of that checkout nor installed: then the commit does not tell the code.
+    """
     try:
-        commit, status = (_git(folder, *command) for command in (("rev-parse", "HEAD"), ("status", "--porcelain")))
-    except (OSError, subprocess.SubprocessError):
+        commit, top = _git(folder, "rev-parse", "HEAD", "--show-toplevel").splitlines()
+        status = _git(folder, "status", "--porcelain")
+    except (OSError, subprocess.SubprocessError, ValueError):
         return None, None
-    return commit, bool(status)
+    return commit, bool(status) or _is_from_elsewhere(Path(top))
+
+
+def foreign_code(folder: Path) -> Path | None:
+    """Where the code of this package is, if that is neither installed nor of the checkout that a folder is in."""
+    try:
+        top = _git(folder, "rev-parse", "--show-toplevel")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return CODE if _is_from_elsewhere(Path(top)) else None
+
+
+def _is_from_elsewhere(checkout: Path) -> bool:
+    is_installed = not _INSTALLED.isdisjoint(CODE.parts)
+    return not is_installed and not CODE.is_relative_to(checkout.resolve())
 
 
 def _git(folder: Path, *arguments: str) -> str:

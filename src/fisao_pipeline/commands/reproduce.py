@@ -14,7 +14,7 @@ from kedro.pipeline import Pipeline
 
 from fisao_pipeline.artifacts.evidence import EvidenceOf, is_kept, version_of
 from fisao_pipeline.artifacts.file_memory import FileMemory
-from fisao_pipeline.artifacts.provenance import BrokenRecordError, git_state, read_record
+from fisao_pipeline.artifacts.provenance import BrokenRecordError, foreign_code, git_state, read_record
 from fisao_pipeline.commands.project import Project, open_project
 from fisao_pipeline.datasets.atomic import AtomicVersions
 from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
@@ -140,6 +140,11 @@ def code_fault(record: Mapping[str, Any], now: tuple[str | None, bool | None]) -
             f"Files differed from commit {recorded[:10]} when the run was made, so the commit is not all of its code."
         )
     return None
+
+
+def _foreign(root: Path) -> str | None:
+    code = foreign_code(root)
+    return None if code is None else f"The code that runs is that of '{code}', not of the commit that is checked out."
 
 
 def plan(project: Project, records: Records) -> Plan:
@@ -341,7 +346,7 @@ def reproduce(run_id: str, env: str | None, any_code: bool) -> None:
     records = made_by(project.catalog, run_id)
     again = plan(project, records)
     project = open_project(env, again.parameters)
-    fault = code_fault(next(iter(records.values())), git_state(project.root))
+    fault = _foreign(project.root) or code_fault(next(iter(records.values())), git_state(project.root))
     if fault is not None and not any_code:
         raise click.ClickException(f"{fault}\nNothing was run; --any-code goes on with the code as it is.")
     for remark in [*([fault] if fault else []), *remarks(project, records, again)]:
