@@ -1,7 +1,9 @@
 """How fast a status is, and how it reads."""
 
+import gc
 import json
 import time
+from functools import partial
 
 import pytest
 from kedro.io import DataCatalog, Version
@@ -15,6 +17,7 @@ from fisao_pipeline.artifacts.sizes import said_bytes
 from fisao_pipeline.commands.status import ArtifactStatus, lines_of, status_of, values_of
 from fisao_pipeline.datasets import AtomicDataset, KeyedFolderDataset
 from fisao_pipeline.datasets.contents import content_of
+from fisao_pipeline.runs.start_up import collect_seldom
 
 ARTIFACTS, VERSIONS = 20, 500
 
@@ -48,15 +51,29 @@ def many(tmp_path):
     return pipeline, catalog, tmp_path
 
 
-def test_ten_thousand_versions_are_looked_at_again_in_two_seconds(many):
-    pipeline, catalog, data = many
-    status_of(pipeline, catalog, FileMemory(data))
+@pytest.fixture
+def seldom_collected():
+    """The collector as the command has it."""
+    usual = gc.get_threshold()
+    collect_seldom()
+    yield
+    gc.set_threshold(*usual)
+
+
+def processor_seconds(work):
     start = time.process_time()
-    statuses = status_of(pipeline, catalog, FileMemory(data))
-    seconds = time.process_time() - start
-    assert [status.verdict.state for status in statuses] == [State.FRESH] * ARTIFACTS
-    assert all(len(status.bytes_by_version) == VERSIONS and not status.corrupt for status in statuses)
-    assert seconds < 4, "2 s on a machine that does nothing else"
+    return work(), time.process_time() - start
+
+
+def test_ten_thousand_versions_are_looked_at_in_two_seconds(many, seldom_collected):
+    pipeline, catalog, data = many
+    look = partial(status_of, pipeline, catalog)
+    _, reading = processor_seconds(lambda: [json.loads(path.read_bytes()) for path in data.rglob("provenance.json")])
+    for most in (5 * reading, 2 * reading):  # the first time, and again: usually 3.5 and 0.9
+        statuses, seconds = processor_seconds(lambda: look(FileMemory(data)))
+        assert [status.verdict.state for status in statuses] == [State.FRESH] * ARTIFACTS
+        assert all(len(status.bytes_by_version) == VERSIONS and not status.corrupt for status in statuses)
+        assert seconds < most, f"to read the records alone takes {reading:.2f} s"
 
 
 def test_the_lines():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+_SMALL = 16_384  # bytes, below which to read a file at once is faster than file_digest's large buffer
 MEMORY_FILE = Path(".state", "files.sqlite")
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS remembered (kind TEXT, path TEXT, size INTEGER, mtime_ns INTEGER, value TEXT, "
@@ -56,7 +57,7 @@ class FileMemory:
         Raises:
             OSError: The file cannot be read.
         """
-        key, found = (kind, self._name(path)), path.stat()
+        key, found = (kind, self._name(path)), os.stat(path)
         state = (found.st_size, found.st_mtime_ns)
         known = self._remembered().get(key)
         if known is not None and known[:2] == state:
@@ -70,7 +71,7 @@ class FileMemory:
         if not self._fresh:
             return
         fresh, self._fresh = self._fresh, {}
-        rows = [(*key, *value) for key, value in fresh.items()]
+        rows = [(*key, *value) for key, value in sorted(fresh.items())]  # as the table is, which is faster
         try:
             (self._root / MEMORY_FILE).parent.mkdir(parents=True, exist_ok=True)
             with closing(self._connect()) as database, database:
@@ -105,5 +106,9 @@ class FileMemory:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file as it is now, hexadecimal."""
-    with path.open("rb") as stream:
+    with open(path, "rb") as stream:
+        head = stream.read(_SMALL)
+        if len(head) < _SMALL:
+            return hashlib.sha256(head).hexdigest()
+        stream.seek(0)
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -134,7 +134,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         BrokenRecordError: It cannot be read, is no record, or was edited.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_bytes().decode())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -17,7 +17,7 @@ from fisao_pipeline.artifacts.file_memory import FileMemory
 from fisao_pipeline.artifacts.freshness import State, Verdict, judge_node
 from fisao_pipeline.artifacts.provenance import BrokenRecordError, read_record
 from fisao_pipeline.artifacts.sizes import bytes_below, said_bytes
-from fisao_pipeline.datasets.atomic import AtomicVersions
+from fisao_pipeline.datasets.atomic import PROVENANCE_FILE, AtomicVersions
 from fisao_pipeline.datasets.contents import content_of
 from fisao_pipeline.datasets.keyed_folder import KeyedFolderDataset
 
@@ -71,17 +71,20 @@ def _following(verdict: Verdict, follows: Sequence[str]) -> Verdict:
 
 def _status(name: str, verdict: Verdict, catalog: DataCatalog, memory: FileMemory) -> ArtifactStatus:
     dataset = catalog.get(name)
-    versions = dataset.versions() if isinstance(dataset, AtomicVersions) else []
-    sizes = {version: bytes_below(dataset.folder / version) for version in versions}
-    faults = {version: _fault(dataset, version, memory) for version in versions if version != verdict.version}
+    if not isinstance(dataset, AtomicVersions):
+        return ArtifactStatus(name, verdict, {}, {})
+    folder, versions = dataset.folder, dataset.versions()
+    sizes = {version: bytes_below(folder / version) for version in versions}
+    faults = {version: _fault(folder, version, memory) for version in versions if version != verdict.version}
     return ArtifactStatus(name, verdict, sizes, {version: fault for version, fault in faults.items() if fault})
 
 
-def _fault(dataset: AtomicVersions, version: str, memory: FileMemory) -> str:
+def _fault(folder: Path, version: str, memory: FileMemory) -> str:
     """What is wrong with a version; nothing where it cannot be told, since it was made before there were hashes."""
-    place = dataset.folder / version / dataset.folder.name
     try:
-        told = json.loads(memory.of("record-1", place.with_name("provenance.json"), _content_in_record))
+        record = folder.joinpath(version, PROVENANCE_FILE)
+        told = json.loads(memory.of("record-1", record, _content_in_record))
+        place = folder.joinpath(version, folder.name)
         wrong = told["content"] is not None and content_of(place, memory.sha256) != told["content"]
         return told["fault"] or ("its content is not what was saved" if wrong else "")
     except FileNotFoundError:

@@ -71,11 +71,12 @@ class AtomicVersions(Recorded, AbstractVersionedDataset[Any, Any]):
 
     def versions(self) -> list[str]:
         """All versions, the oldest first; none for an entry that keeps one artifact."""
-        if not self._version or not self.folder.is_dir():
+        folder = self.folder
+        if not self._version or not folder.is_dir():
             return []
-        with os.scandir(self.folder) as entries:
+        with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-        return [name for name in names if Path(self.folder, name, self.folder.name).exists()]
+        return [name for name in names if os.path.exists(os.path.join(folder, name, folder.name))]
 
     def content(self, hash_file: HashFile, at: Path | None = None) -> str:
         """What tells what would be loaded from anything else.
