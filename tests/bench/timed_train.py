@@ -10,6 +10,9 @@ from pathlib import Path
 os.environ.pop("OMP_NUM_THREADS", None)
 os.environ.pop("MKL_NUM_THREADS", None)
 
+# The working folder is a project of its own.
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 from kedro.framework.cli.cli import main
 from kedro.framework.hooks import hook_impl
 from tests.bench.mlflow_share import Clock, put_around_mlflow

@@ -91,13 +91,17 @@ class Round:
         self.micro = micro_batch(bench.ppo, "ppo")
         ids = [str(number) for number in range(bench.prompts)]
         self.prompts = pd.DataFrame({"prompt_id": ids, "image_id": ids, "prompt": PROMPT, "split": "training"})
+        self.worth: dict[str, list[float]] = {}
 
     def annotate(self) -> torch.Tensor:
-        """Score all words for all pictures, none of which the verifier knows."""
+        """Score all words for all pictures, none of which the verifier knows; rewards are made of that."""
         self.verifier._images.clear()
         self.verifier._texts.clear()
         ids = self.prompts["image_id"].tolist()
-        return self.verifier.score([i for i in ids for _ in WORDS], WORDS * len(ids), picture)
+        scores = self.verifier.score([i for i in ids for _ in WORDS], WORDS * len(ids), picture)
+        by_picture = scores.view(len(ids), len(WORDS)).double()
+        self.worth = dict(zip(ids, (by_picture - by_picture.mean()).tolist(), strict=True))
+        return scores
 
     def sample(self, prompts: pd.DataFrame, new_tokens: int) -> pd.DataFrame:
         """Draw K responses of each prompt."""
@@ -105,8 +109,13 @@ class Round:
         return sample_responses(*args, batch_size=self.bench.sampling_batch, seed=0)
 
     def score(self, responses: pd.DataFrame) -> ScoredRollouts:
-        """What the update needs of responses, of which every other token pays."""
-        paid = responses["token_ids"].map(lambda row: [float(token % 2) for token in row])
+        """What the update needs of responses. Random weights name no objects: each token pays as one of the words."""
+        if not self.worth:
+            self.annotate()
+        paid = [
+            [self.worth[image_id][token % len(WORDS)] for token in row]
+            for image_id, row in zip(responses["image_id"], responses["token_ids"], strict=True)
+        ]
         rewards = pd.DataFrame({"response_id": responses["response_id"], "token_rewards": paid})
         rollouts = build_rollouts(responses, self.prompts, rewards, self.policy.device)
         ppo = self.bench.ppo

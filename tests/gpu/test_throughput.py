@@ -8,10 +8,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 from tests.gpu import measuring
-from tests.gpu.bench import CONFIGS, target, tiny
-from tests.gpu.measuring import measure, wrong
+from tests.gpu.bench import CONFIGS, WORDS, target, tiny
+from tests.gpu.measuring import Round, measure, wrong
 from tests.gpu.throughput import main, run
 from tests.gpu.work import PHASES
+
+# Weights and adapter, their moments, and the rest at the smallest micro-batch: less than this runs out of memory.
+NEEDED_GIB = 70
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,15 @@ def test_it_measures(measured):
     assert all("float32 on cpu" in words for words in found.runs_on.values())
     for kernels in found.kernels.values():
         assert kernels.seconds > 0 and 0 <= kernels.idle_share < 1
+
+
+def test_what_the_verifier_says_of_a_picture_is_what_its_tokens_earn():
+    round_ = Round(tiny(), "cpu")
+    responses = round_.sample(round_.prompts, 6)
+    rewards = round_.score(responses).rollouts.token_rewards
+    for row, image_id, tokens in zip(rewards, responses["image_id"], responses["token_ids"], strict=True):
+        assert row.tolist() == pytest.approx([round_.worth[image_id][token % len(WORDS)] for token in tokens], rel=1e-6)
+    assert len({tuple(worth) for worth in round_.worth.values()}) == len(round_.prompts)
 
 
 def test_it_measures_in_bfloat16_and_with_checkpointing():
@@ -126,6 +138,9 @@ def test_llava_15_7b_on_this_gpu(config, capsys):
         with capsys.disabled():
             sys.stdout.write(f"\n{line}")
 
+    has = torch.cuda.get_device_properties(0).total_memory / 2**30
+    if has < NEEDED_GIB:
+        pytest.skip(f"needs {NEEDED_GIB} GiB, this GPU has {has:.0f}")
     bench = CONFIGS[config]()
     page, _, found = run(bench, "cuda", f"pytest -m gpu ({config})", say)
     say(page)
