@@ -142,9 +142,9 @@ def test_a_kind_of_model_that_is_not_listed_is_refused(project, stand_in):
     # Soft merging keeps the kinds of the file, so the backbone's is changed.
     config = project.root / "data/smoke/06_models/pocket_vlm/config.json"
     whole = config.read_text()
-    config.write_text(json.dumps({**json.loads(whole), "model_type": "kosmos-2"}))
+    config.write_text(json.dumps({**json.loads(whole), "model_type": "paligemma"}))
     try:
-        with pytest.raises(ValueError, match=r"lmms_eval.harness_models: nothing for models of the kind 'kosmos-2'"):
+        with pytest.raises(ValueError, match=r"lmms_eval.harness_models: nothing for models of the kind 'paligemma'"):
             run(project, stand_in)
     finally:
         config.write_text(whole)
