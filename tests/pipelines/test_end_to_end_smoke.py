@@ -71,6 +71,25 @@ def test_the_same_run_again_keeps_everything(smoke, default_run):
     assert smoke.tracked(again).data.tags["kept.policy_adapter"] == default_run
 
 
+NO_TORCH = """
+import sys
+from kedro.framework.cli.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+slow = {"torch", "transformers", "peft", "datasets"} & set(sys.modules)
+sys.exit(f"imported {sorted(slow)}" if slow else 0)
+"""
+
+
+def test_a_run_with_nothing_to_do_imports_no_torch(smoke, default_run):
+    command = [sys.executable, "-c", NO_TORCH, "run", "--env=smoke", "--pipelines=train"]
+    done = subprocess.run(command, cwd=smoke.root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.stdout.count("fresh, kept") >= 5
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_opens_in_plotly(smoke, default_run, name):
     figure = plotly.io.from_json(json.dumps(smoke.record(name)))

@@ -108,7 +108,7 @@ def test_killed_again_and_again_it_ends_where_it_would_have_ended(world, first, 
     checkpoints, shards = stores(tmp_path)
     assert len(checkpoints.keys()) == 2
     for store in (checkpoints, shards):
-        drop(store, ["run"])
+        drop(store, lambda: ["run"])
         assert store.keys() == []
 
 

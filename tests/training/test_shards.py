@@ -252,8 +252,11 @@ def test_the_parts_of_a_finished_run_are_dropped_and_no_others(tmp_path):
     folder = store(tmp_path)
     for key in ("abc-1-0", "abc-2-0", "abcd-1-0", "def-1-0"):
         folder.put(key, pd.DataFrame({"a": [1]}))
-    drop(folder, ["abc", "nobody"])
+    drop(folder, lambda: ["abc", "nobody"])
     assert folder.keys() == ["abcd-1-0", "def-1-0"]
+    for key in folder.keys():
+        folder.remove(key)
+    drop(folder, lambda: pytest.fail("who owns nothing is not asked for"))
 
 
 def test_memory_that_runs_out_begins_the_table_anew_with_half_the_batch(world, tmp_path, monkeypatch):

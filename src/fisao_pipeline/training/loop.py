@@ -242,7 +242,7 @@ class PolicyTrainer:
         if shards is not None:
             if kept is None:
                 shards.store.put(shards.owner, table)
-            drop(shards.store, [shards.owner])
+            drop(shards.store, lambda: [shards.owner])
             state.rollout_keys.append(shards.owner)
         self._checkpoint()
         return table

@@ -14,7 +14,6 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from fisao_pipeline.libraries import library_versions
-from fisao_pipeline.models.loading import resolve_device
 from fisao_pipeline.models.source import ModelSource, fingerprint, loaded_identity
 from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
 from fisao_pipeline.params.response_sampling import ResponseSamplingParams
@@ -105,15 +104,18 @@ def library_versions_of_results(sampler: str = "in_process") -> dict[str, str | 
 def _answering(
     backbone: ModelSource, manifest: pd.DataFrame, settings: dict[str, Any], sampler: str = "in_process"
 ) -> tuple[Any, ...]:
+    from fisao_pipeline.models.loading import resolve_device  # noqa: PLC0415 - slow to import
+
     pictures = manifest[[name for name in ("image_id", "sha256") if name in manifest]]
     model = (loaded_identity(backbone), backbone.dtype, backbone.options, resolve_device(backbone.device).type)
     return (*model, pictures.to_csv(index=False), settings, library_versions_of_results(sampler))
 
 
-def drop(store: Store[Any], owners: Iterable[str]) -> None:
-    """Remove all parts of these owners."""
-    beginnings = tuple(f"{owner}-" for owner in owners)
-    for key in store.keys():
+def drop(store: Store[Any], owners: Callable[[], Iterable[str]]) -> None:
+    """Remove all parts of these owners, who are asked for only where there are parts: to name them may take seconds."""
+    keys = store.keys()
+    beginnings = tuple(f"{owner}-" for owner in owners()) if keys else ()
+    for key in keys:
         if key.startswith(beginnings):
             store.remove(key)
 

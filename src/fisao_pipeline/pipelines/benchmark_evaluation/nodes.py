@@ -104,7 +104,7 @@ def drop_prediction_shards(
     """Remove the parts of the answers that are now in `predictions`; those of runs that were not finished stay."""
     from fisao_pipeline.training.shards import drop, shard_owners  # noqa: PLC0415 - slow to import
 
-    drop(prediction_shards, shard_owners(policy_backbone, policy_adapter, image_manifest, params).values())
+    drop(prediction_shards, lambda: shard_owners(policy_backbone, policy_adapter, image_manifest, params).values())
 
 
 def compare_base_and_aligned(

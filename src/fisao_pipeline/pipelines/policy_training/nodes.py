@@ -102,4 +102,4 @@ def drop_training_checkpoints(
     run = training_run(policy_adapter)
     if run is not None:
         for store in (training_checkpoints, response_shards):
-            drop(store, [run])
+            drop(store, lambda: [run])

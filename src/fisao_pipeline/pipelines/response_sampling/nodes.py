@@ -67,4 +67,4 @@ def drop_response_shards(
     """Remove the parts of the responses that are now in `responses`; those of runs that were not finished stay."""
     from fisao_pipeline.training.shards import drop, sampling_owner  # noqa: PLC0415 - slow to import
 
-    drop(response_shards, [sampling_owner(policy_backbone, image_manifest, params)])
+    drop(response_shards, lambda: [sampling_owner(policy_backbone, image_manifest, params)])
