@@ -1,4 +1,4 @@
-"""All stages on a GPU, in bfloat16, as `kedro run` goes through them; on the CPU they are tested everywhere else."""
+"""All stages in bfloat16, as `kedro run` goes through them, on the device that a run finds by itself."""
 
 import json
 from pathlib import Path
@@ -19,6 +19,7 @@ def in_bfloat16(root: Path) -> None:
 def run_all(smoke: Smoke) -> list[str]:
     """Train and evaluate; returns the devices that the records name."""
     in_bfloat16(smoke.root)
+    smoke.run("pocket_world", tags=["scenes"])
     version = smoke.run("train")
     smoke.run("benchmark_evaluation")
     history = smoke.table("training_history", version)
@@ -38,4 +39,11 @@ def run_all(smoke: Smoke) -> list[str]:
 @pytest.mark.timeout(900)
 def test_train_and_evaluation_on_the_gpu(tmp_path, mlflow_template):
     devices = run_all(Smoke.make(tmp_path / "project", mlflow_template))
-    assert devices == [torch.cuda.get_device_name(0)] * 3
+    assert devices == [torch.cuda.get_device_name()] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device, and the test above")
+def test_the_same_without_one(tmp_path, mlflow_template):
+    devices = run_all(Smoke.make(tmp_path / "project", mlflow_template))
+    assert devices == [f"CPU {torch.backends.cpu.get_cpu_capability()}"] * 3
