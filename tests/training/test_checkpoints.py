@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import random
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from kedro.io import DatasetError
 from safetensors.torch import save_file
 from tests.training.test_annotation import PARAMS as ANNOTATION
 from tests.training.test_loop import NO_TRUTH, SAMPLING, ToyAnnotator, first_round, settings, toy_policy
@@ -110,6 +112,21 @@ def test_killed_again_and_again_it_ends_where_it_would_have_ended(world, first, 
     for store in (checkpoints, shards):
         drop(store, lambda: ["run"])
         assert store.keys() == []
+
+
+def test_rollouts_of_a_round_that_cannot_be_read_are_drawn_again(world, first, tmp_path, monkeypatch, caplog):
+    params, get = settings(rounds=2, epochs=1), KeyedFolder.get
+    expected, _ = attempt(world, first, params, None)
+
+    def damaged(self, key):
+        if re.fullmatch(r"run-\d{4}-[0-9a-f]{16}", key):
+            raise DatasetError("no parquet file")
+        return get(self, key)
+
+    monkeypatch.setattr(KeyedFolder, "get", damaged)
+    result, _ = attempt(world, first, params, kept_in(tmp_path))
+    assert_same(result, expected)
+    assert caplog.text.count("cannot be read and is answered again: no parquet file") == 1
 
 
 def test_killed_at_every_write_it_ends_where_it_would_have_ended(world, first, tmp_path, monkeypatch):

@@ -233,7 +233,7 @@ class PolicyTrainer:
         if len(state.rollouts) == index:
             return state.rollouts[-1]
         shards = self.checkpoints.round_shards(index, self.policy) if self.checkpoints is not None else None
-        kept = shards.store.get(shards.owner) if shards is not None else None
+        kept = shards.read(shards.owner) if shards is not None else None
         responses = self._sample(index, shards) if kept is None else kept[RESPONSE_COLUMNS]
         # Kept ones are scored again too: what the verifier has embedded is part of the state.
         _, rewards = self.annotator(responses)

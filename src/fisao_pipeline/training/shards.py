@@ -68,6 +68,14 @@ class Shards:
         """Name of the part that begins with a batch of this number, of a table that is made with these settings."""
         return f"{self.owner}-{digest(settings, self.rows, self.code)}-{first:06d}"
 
+    def read(self, key: str) -> pd.DataFrame | None:
+        """What is kept under a key; None where there is nothing, or, with a warning, nothing that can be read."""
+        try:
+            return self.store.get(key)
+        except Exception as error:  # whatever is wrong with a file, what is answered again is written over it
+            logger.warning("The kept part %s cannot be read and is answered again: %s", key, error)
+            return None
+
 
 def shard_owners(
     backbone: ModelSource, adapter: Path | None, manifest: pd.DataFrame, params: BenchmarkEvaluationParams
@@ -144,7 +152,8 @@ def in_shards(
     rows: list[Row] = []
     taken = 0
     for first, group in _parts(sizes, shards.rows if shards is not None else 1):
-        part = _kept(shards, first, settings)
+        kept = shards.read(shards.key(first, settings)) if shards is not None else None
+        part = None if kept is None else kept.to_dict("records")
         if part is None:
             part = []
             for number in group:
@@ -160,18 +169,6 @@ def in_shards(
     if taken:
         logger.info("%s: %d of %d were answered by an earlier run and are kept.", progress.desc, taken, len(rows))
     return rows
-
-
-def _kept(shards: Shards | None, first: int, settings: str) -> list[Row] | None:
-    if shards is None:
-        return None
-    key = shards.key(first, settings)
-    try:
-        table = shards.store.get(key)
-    except Exception as error:  # whatever is wrong with a file, what is answered again is written over it
-        logger.warning("The kept part %s cannot be read and is answered again: %s", key, error)
-        return None
-    return None if table is None else table.to_dict("records")
 
 
 def _parts(sizes: Sequence[int], rows: int) -> Iterator[tuple[int, list[int]]]:
