@@ -1,4 +1,4 @@
-"""The garbage collector rests while a run starts, and is as it was when work begins."""
+"""The garbage collector rests while a run starts and at its end, and is as it was while there is work."""
 
 import gc
 import subprocess
@@ -35,6 +35,17 @@ def test_a_threshold_of_somebodys_own_is_left_alone(own):
     assert gc.get_threshold() == own
     StartUpHooks().before_pipeline_run()
     assert gc.get_threshold() == own
+
+
+def test_the_collector_rests_at_the_end():
+    told = """
+import atexit, gc
+from fisao_pipeline.runs.start_up import collect_seldom
+atexit.register(lambda: print(gc.get_freeze_count()))  # the last to be called
+collect_seldom()
+"""
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 10_000
 
 
 def test_the_settings_begin_with_it():

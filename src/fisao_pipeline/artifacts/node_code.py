@@ -17,6 +17,8 @@ PACKAGE = "fisao_pipeline"
 # Files beside modules that these read: vocabularies, templates, style sheets.
 _DATA_SUFFIXES = frozenset({".txt", ".json", ".jinja", ".css"})
 _DIGITS = 16
+# Fields of syntax trees that hold statements, and what is made of statements.
+_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
 # What a module is besides what it computes; the release is recorded, and tells nothing of a single stage.
 _NOT_CODE = frozenset({"__version__", "__all__"})
 
@@ -120,15 +122,15 @@ def _imported(statements: list[list[Any]], package: str, roots: dict[str, Path])
 def _read_module(file: Path) -> str:
     tree = ast.parse(file.read_bytes())
     imports = list(_import_statements(tree))
-    digest = hashlib.sha256()
-    for text in _spelt(_without_docstrings(tree)):
-        digest.update(text.encode(errors="backslashreplace"))
+    parts: list[str] = []
+    _spell(_without_docstrings(tree), parts)
+    digest = hashlib.sha256("".join(parts).encode(errors="backslashreplace"))
     return json.dumps({"hash": digest.hexdigest()[:_DIGITS], "imports": imports})
 
 
 def _import_statements(tree: ast.AST) -> Iterator[tuple[int, str, list[str]]]:
     """(level, module, names) of each import statement; no names for `import module`."""
-    for child in ast.iter_child_nodes(tree):
+    for child in _statements(tree):
         if isinstance(child, ast.Import):
             yield from ((0, alias.name, []) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
@@ -139,11 +141,18 @@ def _import_statements(tree: ast.AST) -> Iterator[tuple[int, str, list[str]]]:
             yield from _import_statements(child)
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [statement for statement in body if not _is_remark(statement)]  # type: ignore[attr-defined]
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """What is in the blocks of a module or a statement, not below; expressions, most of a tree, hold no statements."""
+    for name in _BLOCKS:
+        yield from getattr(tree, name, ())
+
+
+def _without_docstrings(tree: ast.AST) -> ast.AST:
+    body = getattr(tree, "body", None)
+    if isinstance(body, list):
+        tree.body = [statement for statement in body if not _is_remark(statement)]  # type: ignore[attr-defined]
+    for child in _statements(tree):
+        _without_docstrings(child)
     return tree
 
 
@@ -156,20 +165,20 @@ def _is_remark(statement: ast.stmt) -> bool:
     return all(isinstance(target, ast.Name) and target.id in _NOT_CODE for target in statement.targets)
 
 
-def _spelt(value: Any) -> Iterator[str]:
-    """A syntax tree as text. `ast.dump` spells the same tree differently from one Python to the next."""
+def _spell(value: Any, parts: list[str]) -> None:
+    """Append a syntax tree as text. `ast.dump` spells the same tree differently from one Python to the next."""
     if isinstance(value, ast.AST):
-        yield f"({type(value).__name__}"
+        parts.append(f"({type(value).__name__}")
         for name, child in ast.iter_fields(value):
             if child is not None and child != [] and name not in ("kind", "type_comment"):
-                yield f" {name}="
-                yield from _spelt(child)
-        yield ")"
+                parts.append(f" {name}=")
+                _spell(child, parts)
+        parts.append(")")
     elif isinstance(value, list):
-        yield "["
+        parts.append("[")
         for child in value:
-            yield from _spelt(child)
-            yield ","
-        yield "]"
+            _spell(child, parts)
+            parts.append(",")
+        parts.append("]")
     else:
-        yield repr(value)
+        parts.append(repr(value))

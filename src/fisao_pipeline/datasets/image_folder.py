@@ -57,11 +57,10 @@ class ImageFolder:
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             # os.walk does not enter linked folders: naming them here keeps them from vanishing silently.
             linked = [name for name in subfolders if os.path.islink(os.path.join(folder, name))]
-            names += [
-                Path(folder, name).relative_to(self.root).as_posix()
-                for name in [*linked, *files]
-                if not _is_hidden_or_sidecar(name)
-            ]
+            # Once a folder, as this is asked of millions of files.
+            inside = Path(folder).relative_to(self.root).as_posix()
+            inside = "" if inside == "." else f"{inside}/"
+            names += [f"{inside}{name}" for name in [*linked, *files] if not _is_hidden_or_sidecar(name)]
         return sorted(names)
 
     def path(self, file_name: str) -> Path:
