@@ -32,7 +32,6 @@ from fisao_pipeline.params.plan import PlanParams
 from fisao_pipeline.params.policy_training import PolicyTrainingParams
 from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.planning import memory
-from fisao_pipeline.planning.memory import Lengths
 from fisao_pipeline.planning.plan import Run, plan_run
 from fisao_pipeline.runs.preflight import warn_of_unpinned
 from fisao_pipeline.settings import CONFIG_LOADER_ARGS
@@ -149,7 +148,7 @@ def test_llava_by_hand(tmp_path):
     nf4 = linear * (4 + 8 / 64 + 32 / (64 * 256)) / 8
     assert memory.weight_bytes(shape) == pytest.approx((7_063_427_072 - linear) * 2 + nf4, abs=1)
     assert 4.1 < memory.weight_bytes(shape) / 2**30 < 4.3
-    assert memory.cache_bytes(shape, Lengths(1, 1, 1), 1) == 524_288
+    assert memory.token_cache_bytes(shape) == 524_288
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

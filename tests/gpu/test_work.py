@@ -1,5 +1,7 @@
 """Work and memory against hand computation, and against what is counted while a small model runs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.bench.counting import counted
@@ -43,10 +45,13 @@ def test_mfu_by_hand():
 
 
 def test_bytes_that_sampling_reads_by_hand(large):
-    """Two batches, each 511 times all weights; each response's cache of 600 + 1, …, 600 + 511 tokens."""
+    """Two batches, each 511 times all weights; each prompt's 600 tokens as often, each response's 1, …, 511 tokens."""
     weights = 2 * (32 * (4 * 4096**2 + 3 * 4096 * 11008) + 32064 * 4096)
-    cache = 524_288 * sum(600 + drawn for drawn in range(1, 512))
-    assert sampling_read_bytes(target(), large, Lengths(600, 512, 4)) == 2 * 511 * weights + 128 * cache
+    cache = 524_288 * (32 * 511 * 600 + 128 * sum(range(1, 512)))
+    assert sampling_read_bytes(target(), large, Lengths(600, 512, 4)) == 2 * 511 * weights + cache
+    apart = replace(large, unshared="each has its own")
+    more = 524_288 * (128 - 32) * 511 * 600
+    assert sampling_read_bytes(target(), apart, Lengths(600, 512, 4)) == 2 * 511 * weights + cache + more
 
 
 def test_a_steps_operations_are_about_those_that_are_counted():

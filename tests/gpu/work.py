@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tests.gpu.bench import WORDS, Bench
 
 from fisao_pipeline.models.shape import PolicyShape, VerifierShape
-from fisao_pipeline.planning.memory import Lengths, cache_bytes
+from fisao_pipeline.planning.memory import Lengths, token_cache_bytes
 from fisao_pipeline.planning.work import forward_flops, update_flops
 
 PHASES = ("annotation", "sampling", "scoring", "update")
@@ -58,15 +58,15 @@ def work_of(bench: Bench, shape: PolicyShape, lengths: Lengths, vision_parameter
 def sampling_read_bytes(bench: Bench, shape: PolicyShape, lengths: Lengths) -> float:
     """What drawing all responses must read at least: each step all weights once, and the cache so far.
 
-    With weights of b bytes, `sampling_batch` responses at once, and t tokens drawn before a step, a response's cache
-    is that of P + t tokens.
+    With weights of b bytes, `sampling_batch` responses at once, and t tokens drawn before a step, that is the P tokens
+    of each prompt, once for all its responses, and t tokens of each response.
     """
     batches = -(-bench.prompts * bench.responses // bench.sampling_batch)
     weights = (shape.linear_parameters + shape.head_parameters) * shape.dtype_bytes
     steps = bench.new_tokens - 1
-    token = cache_bytes(shape, Lengths(1, 1, 1), 1)
-    positions = steps * lengths.prompt + steps * (steps + 1) // 2
-    return float(batches * steps * weights + bench.prompts * bench.responses * positions * token)
+    prompts = bench.prompts * (1 if shape.unshared is None else bench.responses)
+    positions = prompts * steps * lengths.prompt + bench.prompts * bench.responses * (steps * (steps + 1) // 2)
+    return float(batches * steps * weights + positions * token_cache_bytes(shape))
 
 
 def planned_bytes(

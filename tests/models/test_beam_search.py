@@ -1,6 +1,7 @@
 """Beam search: transformers' own result, whatever else is in the batch."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -119,6 +120,7 @@ class Written:
     """A model of five tokens whose next token hangs on the last one alone, by a table; 0 pads and ends, 4 ends too."""
 
     pad_id, suppressed_ids, eos_ids = 0, torch.tensor([], dtype=torch.long), torch.tensor([0, 4])
+    model = SimpleNamespace(get_decoder=lambda: SimpleNamespace(config=SimpleNamespace(_attn_implementation="none")))
 
     def __init__(self, first: list[float], then: list[float]):
         self.first, self.then = torch.tensor([first]).log(), torch.tensor([then]).log()

@@ -1,19 +1,22 @@
 """The plan's figures against hand computation, and against bytes counted in a real model where they can be."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 from tests.bench.worlds import shipped_block, training_params
-from tests.pocket_models import LORA, PocketWorld, build_pocket_models, stir
+from tests.pocket_models import LORA, PocketWorld, build_pocket_models, favour, stir
 from tests.training.test_evaluation import PARAMS as EVALUATION
 from tests.training.test_loop import SAMPLING, settings
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
+from fisao_pipeline.models import decoding
 from fisao_pipeline.models.packing import pack_completions
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.shape import PolicyShape, VerifierShape, policy_shape, shape_of_config, verifier_shape
+from fisao_pipeline.models.shared_prompts import cache_of_completions
 from fisao_pipeline.models.source import ModelNotFoundError, ModelSource
 from fisao_pipeline.params.benchmark_evaluation import BenchmarkEvaluationParams
 from fisao_pipeline.params.lora import LoraParams
@@ -107,14 +110,15 @@ def test_a_configuration_is_enough(world, tmp_path, shape):
     assert policy_shape(ModelSource(str(tmp_path), dtype="auto"), LORA) == shape
 
 
-def test_a_model_that_is_not_packed_is_planned_so_with_the_reason(world):
+def test_a_model_whose_responses_share_nothing_is_planned_so_with_the_reasons(world):
     source = replace(world.policy_source, options={"model": {"attn_implementation": "eager"}})
     eager = policy_shape(source, LORA)
     assert not eager.packs and "eager" in eager.unpacked
     planned = plan_of(eager)
-    (line,) = [line for line in format_plan(planned).splitlines() if "behind its own prompt" in line]
-    assert line.startswith("scoring    each response behind its own prompt: attention 'eager'")
-    assert "behind its own prompt" not in format_plan(plan_of(policy_shape(world.policy_source, LORA)))
+    drawn, scored = [line for line in format_plan(planned).splitlines() if "each response" in line]
+    assert drawn == "sampling   each response with its own copy of the prompt's cache: attention 'eager' is not torch's"
+    assert scored.startswith("scoring    each response behind its own prompt: attention 'eager'")
+    assert "each response" not in format_plan(plan_of(policy_shape(world.policy_source, LORA)))
 
 
 def test_without_a_configuration_it_says_how_to_get_one(tmp_path):
@@ -142,7 +146,7 @@ def test_llava_at_7b_has_the_published_sizes():
     assert large.image_tokens == large.vision_tokens == 576
     assert memory.weight_bytes(large) == 14_126_854_144
     # Half a megabyte of keys and values a token, known of LLaMA at 7B in 16 bits.
-    assert memory.cache_bytes(large, Lengths(1, 1, 1), 1) == 2 * 32 * 4096 * 2 == 524_288
+    assert memory.token_cache_bytes(large) == 2 * 32 * 4096 * 2 == 524_288
 
 
 # --- memory --------------------------------------------------------------------------------------------------------
@@ -164,23 +168,29 @@ def test_an_optimiser_holds_what_is_planned(world, shape, width, head):
     assert memory.adapter_bytes(shape, 0) == measured - 16 * head
 
 
-def test_the_cache_holds_what_is_planned(world, shape):
-    """Counted in a real cache, after the last token that is run."""
-    policy = world.policy(lora=None)
-    batch = world.batch(policy, 2)
-    k, new = 3, 5
-    with torch.no_grad():
-        cache = policy.backbone(**batch.model_inputs(), use_cache=True, logits_to_keep=1).past_key_values
-        cache.batch_repeat_interleave(k)
-        attention = batch.attention_mask.long().repeat_interleave(k, dim=0)
-        for _ in range(new - 1):
-            attention = torch.cat([attention, attention.new_ones(2 * k, 1)], dim=1)
-            ids = torch.full((2 * k, 1), 7)
-            policy.backbone(input_ids=ids, attention_mask=attention, past_key_values=cache, use_cache=True)
-    measured = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("new", [1, 5, 33, 34])
+def test_the_cache_holds_what_is_planned(world, monkeypatch, attention, new):
+    """Counted in the cache of completions that are drawn, after the last token that is run."""
+    source = replace(world.policy_source, options={"model": {"attn_implementation": attention}})
+    shape, policy = policy_shape(source, LORA), Policy.load(source, lora=None)
+    assert (shape.unshared is None) == (attention == "sdpa")
+    favour(policy, policy.tokenizer.eos_token_id, -100.0)
+    held = []
+
+    @contextmanager
+    def watched(*arguments):
+        with cache_of_completions(*arguments) as cache:
+            yield cache
+            tensors = {id(t): t.nbytes for layer in cache.layers for t in vars(layer).values() if torch.is_tensor(t)}
+            held.append(sum(tensors.values()))
+
+    monkeypatch.setattr(decoding, "cache_of_completions", watched)
+    batch, k = world.batch(policy, 2), 3
+    policy.sample(batch, decoding.Decoding(0.0, new), k)
     lengths = Lengths(batch.input_ids.shape[1], new, k)
-    assert memory.cache_bytes(shape, lengths, 2 * k) == measured
-    assert memory.sampling_bytes(shape, lengths, 2 * k) > measured * (1 + 1 / shape.layers)
+    assert held == [memory.cache_bytes(shape, lengths, 2 * k)]
+    assert memory.sampling_bytes(shape, lengths, 2 * k) > held[0] * (1 + 1 / shape.layers)
 
 
 @pytest.mark.parametrize(("targets", "dtype"), [(ALL, "float32"), (ALL, "bfloat16"), (("q_proj",), "bfloat16")])

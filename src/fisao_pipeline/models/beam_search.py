@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import Cache
 
 from fisao_pipeline.method.logprobs import sampling_logits
 from fisao_pipeline.models.backbones.generic import BackboneKind
 from fisao_pipeline.models.decoding import Completions, Decoding
+from fisao_pipeline.models.shared_prompts import cache_of_completions
 
 # What takes a beam out of a ranking; transformers' own number, so that sums with it round alike.
 _NEVER = -1e9
@@ -61,11 +63,17 @@ def search_completions(kind: BackboneKind, inputs: dict[str, Any], decoding: Dec
 
     Source: transformers, generation/utils.py, `_beam_search`.
     """
+    logits, cache = kind.prefill(inputs)
+    with cache_of_completions(kind.model, cache, decoding.num_beams) as cache:
+        return _found(kind, inputs, decoding, logits, cache)
+
+
+def _found(
+    kind: BackboneKind, inputs: dict[str, Any], decoding: Decoding, logits: Float[Tensor, "n v"], cache: Cache
+) -> Completions:
     k, longest = decoding.num_beams, decoding.max_new_tokens
     positions = kind.next_positions(inputs)
-    logits, cache = kind.prefill(inputs)
     n, device = logits.shape[0], logits.device
-    cache.batch_repeat_interleave(k)
     logits = logits.repeat_interleave(k, dim=0)
     attention = inputs["attention_mask"].repeat_interleave(k, dim=0)
     positions = positions.repeat_interleave(k) if positions is not None else None

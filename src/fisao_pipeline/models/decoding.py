@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import Cache
 
 from fisao_pipeline.method.logprobs import sampling_logits
 from fisao_pipeline.models.backbones.generic import BackboneKind
+from fisao_pipeline.models.shared_prompts import cache_of_completions
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def draw_completions(
     """Draw completions of left-padded prompts, those of a prompt adjacent.
 
     ``generate`` runs the prompt once per completion, and most of a vision-language prompt is image tokens; here it runs
-    once and its key-value cache is shared out. Rows that have ended leave the batch when they are a quarter of it.
+    once and its keys and values are there once, see ``models.shared_prompts``. Rows that have ended leave the batch
+    when they are a quarter of it.
 
     Args:
         kind: Of the model, which says what is never drawn, what ends a completion and what fills up ended ones.
@@ -67,14 +70,20 @@ def draw_completions(
     Returns:
         n · K completions.
     """
+    logits, cache = kind.prefill(inputs)
+    with cache_of_completions(kind.model, cache, completions_per_prompt) as cache:
+        return _drawn(kind, inputs, decoding, completions_per_prompt, logits, cache)
+
+
+def _drawn(
+    kind: BackboneKind, inputs: dict[str, Any], decoding: Decoding, k: int, logits: Float[Tensor, "n v"], cache: Cache
+) -> Completions:
     suppressed_ids, eos_ids, pad_id = kind.suppressed_ids, kind.eos_ids, kind.pad_id
     positions = kind.next_positions(inputs)
-    logits, cache = kind.prefill(inputs)
-    cache.batch_repeat_interleave(completions_per_prompt)
-    logits = logits.repeat_interleave(completions_per_prompt, dim=0)
     if positions is not None:
-        positions = positions.repeat_interleave(completions_per_prompt)
-    attention = inputs["attention_mask"].repeat_interleave(completions_per_prompt, dim=0)
+        positions = positions.repeat_interleave(k)
+    logits = logits.repeat_interleave(k, dim=0)
+    attention = inputs["attention_mask"].repeat_interleave(k, dim=0)
     shape = (logits.shape[0], decoding.max_new_tokens)
     ids = torch.full(shape, pad_id, device=logits.device)
     mask = torch.zeros(shape, dtype=torch.bool, device=logits.device)

@@ -21,6 +21,7 @@ from fisao_pipeline.models.backbones.choice import KINDS, check_supported, kind_
 from fisao_pipeline.models.loading import read_config
 from fisao_pipeline.models.lora import attach_lora, language_tower_name
 from fisao_pipeline.models.quantization import quantizable_parameters
+from fisao_pipeline.models.shared_prompts import unshared_reason
 from fisao_pipeline.models.source import CONFIG_FILE, ModelSource, find_model, is_folder, looks_local
 from fisao_pipeline.params.lora import LoraParams
 
@@ -50,6 +51,7 @@ class PolicyShape:
         image_tokens: What an image takes in the prompt; None where that depends on its size, or is not configured.
         vision_tokens: What the vision tower computes for an image; None where the configuration does not say.
         unpacked: Why completions are scored each behind its own prompt; None where they share one.
+        unshared: Why completions are drawn each with its own copy of the prompt's cache; None where they share one.
         linear_parameters: Of the language tower's linear layers, those that 4 bits are for.
         quantization: `nf4` where these are 4-bit; None where all is in ``dtype``.
         patches_per_token: Patches of the vision tower that become one image token, where ``vision_tokens`` is None.
@@ -73,6 +75,7 @@ class PolicyShape:
     image_tokens: int | None
     vision_tokens: int | None
     unpacked: str | None = None
+    unshared: str | None = None
     linear_parameters: int = 0
     quantization: str | None = None
     patches_per_token: int = 1
@@ -171,6 +174,7 @@ def shape_of_config(
         image_tokens=_image_tokens(config),
         vision_tokens=_vision_tokens(config),
         unpacked=kind_of(config).unpacked_reason(model),
+        unshared=unshared_reason(model),
         linear_parameters=linear,
         patches_per_token=getattr(getattr(config, "vision_config", None), "spatial_merge_size", 1) ** 2,
     )

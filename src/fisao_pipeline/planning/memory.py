@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fisao_pipeline.models.packing import pack_count
 from fisao_pipeline.models.quantization import NF4_BYTES
 from fisao_pipeline.models.shape import PolicyShape, VerifierShape
+from fisao_pipeline.models.shared_prompts import ROOM
 
 FLOAT32 = 4
 # Rows of logits at once in scoring: `method.logprobs.projected_token_logprobs`.
@@ -121,19 +122,29 @@ def activation_bytes(shape: PolicyShape, lengths: Lengths, responses: int, check
     return tokens * (layers + stored) + mask + rows * shape.vocabulary * (b + 3 * FLOAT32)
 
 
-def cache_bytes(shape: PolicyShape, lengths: Lengths, responses: int) -> int:
-    """Key-value cache of `responses` responses drawn at once: B · (P + T - 1) · 2 · L · k · b.
+def token_cache_bytes(shape: PolicyShape) -> int:
+    """Keys and values of one token: 2 · L · k · b."""
+    return 2 * shape.layers * shape.key_width * shape.dtype_bytes
 
-    The prompt's is copied for each of its responses, as in `models.decoding`; the last token drawn is never run.
+
+def cache_bytes(shape: PolicyShape, lengths: Lengths, responses: int) -> int:
+    """Key-value cache of B responses drawn at once: that of ⌈B / K⌉ · P + B · R tokens.
+
+    R is T - 1, for the last token drawn is never run, rounded up to the room that `models.shared_prompts` makes. Where
+    completions do not share their prompt's: that of B · (P + T - 1) tokens.
     """
-    positions = lengths.prompt + lengths.response - 1
-    return responses * positions * 2 * shape.layers * shape.key_width * shape.dtype_bytes
+    run = lengths.response - 1
+    if shape.unshared is None:
+        tokens = -(-responses // lengths.group) * lengths.prompt + responses * -(-run // ROOM) * ROOM
+    else:
+        tokens = responses * (lengths.prompt + run)
+    return tokens * token_cache_bytes(shape)
 
 
 def sampling_bytes(shape: PolicyShape, lengths: Lengths, responses: int) -> int:
     """All that drawing `responses` responses at once needs beside weights, the cache included.
 
-    A layer's part of the cache is there twice while a token is added to it (1 / L of the cache), logits of v words in
+    A layer's part of the cache is there twice while it is made longer (1 / L of the cache), logits of v words in
     float32 with their log-softmax and probabilities (B · v · (b + 4 · 4)), and one layer's states of the prompts while
     they are run: ⌈B / K⌉ · P · (b (3 f + 2 q + 2 k) + 4 d).
     """

@@ -98,9 +98,9 @@ def sampling_batch(run: Run, plan: PlanParams, card: Card) -> int | None:
     lengths, wanted = run.lengths(plan), run.sampling.batch_size
     if not run.engine_share:
         return memory.largest_sampling_batch(run.policy, lengths, wanted, free_bytes(run, plan, card))
-    needed = memory.weight_bytes(run.policy) + memory.cache_bytes(run.policy, lengths, 1)
+    sequence = (lengths.prompt + lengths.response) * memory.token_cache_bytes(run.policy)
     whole = max(wanted // lengths.group, 1) * lengths.group
-    return whole if needed <= run.engine_share * card.memory_gib * GIB else None
+    return whole if memory.weight_bytes(run.policy) + sequence <= run.engine_share * card.memory_gib * GIB else None
 
 
 def plan_run(run: Run, plan: PlanParams, found: Card | None) -> dict[str, Any]:
@@ -268,6 +268,13 @@ def _with(run: Run, **changes: int) -> ResponseSamplingParams:
     return run.sampling.model_copy(update=smaller)
 
 
+# What is done for each response of a prompt anew, where something stands against sharing.
+_APART = {
+    "unshared": "sampling   each response with its own copy of the prompt's cache",
+    "unpacked": "scoring    each response behind its own prompt",
+}
+
+
 def format_plan(planned: Mapping[str, Any]) -> str:
     """The plan for reading: sizes, memory, work, and a line for each card."""
     policy, verifier, sizes = planned["policy"], planned["verifier"], planned["memory_bytes"]
@@ -281,7 +288,7 @@ def format_plan(planned: Mapping[str, Any]) -> str:
         else "verifier   not known",
         f"tokens     prompt {lengths['prompt']} with its image, response {lengths['response']}, "
         f"{lengths['group']} responses a prompt; {planned['new_tokens']:,} drawn in the whole run",
-        *([f"scoring    each response behind its own prompt: {policy['unpacked']}"] if policy["unpacked"] else []),
+        *(f"{start}: {policy[why]}" for why, start in _APART.items() if policy[why]),
         "",
         *(f"{_NAMES[name]:<50} {_size(size):>11}" for name, size in sizes.items() if name in _NAMES),
         "",
