@@ -9,6 +9,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 KEDRO := $(BIN)/kedro
+# pip compiles what it installs on one core; this does it on all of them. What cannot be compiled is no module.
+define install
+	$(PIP) install --quiet --no-compile --constraint $(CONSTRAINTS) $(1)
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
+endef
 CONSTRAINTS := .ci/constraints.txt
 # Exactly one torch, installed before all else: pip resolving a range may fetch CUDA packages that are then replaced.
 TORCH := $(shell grep '^torch==' $(CONSTRAINTS))
@@ -38,20 +43,20 @@ help: ## List the targets
 $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install --quiet --constraint $(CONSTRAINTS) $(TORCH)
-	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable .
+	$(PIP) install --quiet --no-compile --constraint $(CONSTRAINTS) $(TORCH)
+	$(call install,--editable .)
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)
-	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
+	$(call install,--editable '.[dev]')
 	@touch $@
 
 $(INSTALLED_MUTATION): $(INSTALLED_DEV)
-	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[dev,mutation]'
+	$(call install,--editable '.[dev,mutation]')
 	@touch $@
 
 $(INSTALLED_BENCH): $(INSTALLED_DEV)
-	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[dev,bench]'
+	$(call install,--editable '.[dev,bench]')
 	@touch $@
 
 # The registry's torchvision is built for CUDA; beside the CPU build of torch it cannot be imported, and what asks whether

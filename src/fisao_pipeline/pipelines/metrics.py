@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # A request costs tens of milliseconds, an optimiser step of a pocket model not much more: so they share requests.
-SEND_EVERY_SECONDS = 5.0
+SEND_EVERY_SECONDS = 15.0
 
 
 @contextmanager
 def metrics_to_active_run(prefix: str) -> Iterator[Callable[[Mapping[str, float], int], None]]:
-    """Log to the MLflow run that is active now, at most one request in five seconds, the rest when the block ends.
+    """Log to the MLflow run that is active now, at most one request in fifteen seconds, the rest when the block ends.
 
     A tracking server that fails is reported once and left alone from then on, never raised.
 
