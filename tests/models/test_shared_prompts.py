@@ -1,7 +1,9 @@
 """Completions that share their prompt's keys and values: as with a copy each, whatever leaves the batch."""
 
+import gc
 import logging
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -53,8 +55,8 @@ class Run:
 
     @torch.no_grad()
     def logits(self, selections):
-        """Of each step, after which those rows go on that ``selections`` names; the cache's size beside them."""
-        found, sizes = [], []
+        """Of each step, before which those rows are chosen that ``selections`` names."""
+        found = []
         cache = self.model(input_ids=self.ids, attention_mask=self.mask, use_cache=True).past_key_values
         with self.way(self.model, cache, self.k) as cache:
             mask = self.mask.repeat_interleave(self.k, dim=0)
@@ -66,8 +68,7 @@ class Run:
                 tokens = self.tokens[step, : len(mask), None]
                 output = self.model(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True)
                 found.append(output.logits[:, -1])
-                sizes.append(cache.layers[0].keys.shape[0])
-        return found, sizes
+        return found
 
 
 SELECTIONS = {
@@ -84,27 +85,25 @@ SELECTIONS = {
 def test_the_logits_are_those_with_a_copy_each(name, key_value_heads, monkeypatch):
     monkeypatch.setattr(shared_prompts, "ROOM", 2)
     model = llama(key_value_heads)
-    ours, sizes = Run(model, cache_of_completions, 4).logits(SELECTIONS[name])
-    theirs, same = Run(model, copies, 4).logits(SELECTIONS[name])
-    assert sizes == same
+    ours, theirs = (Run(model, way, 4).logits(SELECTIONS[name]) for way in (cache_of_completions, copies))
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
 
 
 def test_one_completion_of_each_prompt():
     model = llama(2)
-    ours, theirs = (Run(model, way, 1).logits([None, [0, 2], None])[0] for way in (cache_of_completions, copies))
+    ours, theirs = (Run(model, way, 1).logits([None, [0, 2], None]) for way in (cache_of_completions, copies))
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
 
 
 def test_sixteen_bits_are_as_exact_as_torchs_attention():
     """Against the same weights in float32: summed up in float32, it is not further off than what it replaces."""
-    exact = Run(llama(2), copies, 4).logits([None] * 6)[0]
+    exact = Run(llama(2), copies, 4).logits([None] * 6)
     small = llama(2).to(torch.bfloat16)
     gaps = []
     for way in (cache_of_completions, copies):
-        logits = Run(small, way, 4).logits([None] * 6)[0]
+        logits = Run(small, way, 4).logits([None] * 6)
         assert logits[0].dtype == torch.bfloat16
         gaps.append(torch.stack([(a.float() - b).abs().mean() for a, b in zip(logits, exact, strict=True)]).mean())
     assert gaps[0] < 1.2 * gaps[1]
@@ -123,8 +122,8 @@ def test_a_prompt_is_there_once_and_goes_with_its_last_completion():
         assert layer.prompt_keys.shape[0] == 2
         shared.batch_select_indices(torch.tensor([0, 4, 5]))
         assert layer.prompt_keys.shape[0] == 2, "both prompts still have a row"
-        assert shared.rows.owner.tolist() == [0, 1, 1]
-        assert layer.keys.shape[0] == 3 and shared.get_seq_length() == PROMPT
+        assert shared.grid.owner.tolist() == [0, 1, 1]
+        assert layer.keys.shape[:3] == (2, 2, 2) and shared.get_seq_length() == PROMPT
 
 
 def test_a_prompt_that_is_left_takes_no_memory():
@@ -137,11 +136,18 @@ def test_a_prompt_that_is_left_takes_no_memory():
         assert whole() is not None
         cache.batch_select_indices(torch.arange(8))
         assert whole() is None
+        rest = weakref.ref(cache.layers[0].prompt_keys)
+    gc.disable()
+    try:
+        del cache
+        assert rest() is None, "gone at once, not when the collector comes by"
+    finally:
+        gc.enable()
 
 
 def test_products_of_sixteen_bits_are_not_rounded_to_them():
     torch.manual_seed(0)
-    a, b = torch.randn(2, 3, 4, 64).bfloat16(), torch.randn(2, 3, 64, 5).bfloat16()
+    a, b = torch.randn(3, 4, 64).bfloat16(), torch.randn(3, 64, 5).bfloat16()
     exact = (a.double() @ b.double()).float()
     torch.testing.assert_close(shared_prompts._product(a, b), exact, atol=1e-5, rtol=1e-5)
 
@@ -167,7 +173,7 @@ def test_attention_is_put_back_after_an_error():
     with pytest.raises(IndexError):
         run.logits([None] * 4)
     assert model.config._attn_implementation == "sdpa"
-    assert Run(model, copies, 2).logits([None])[0][0].shape == (6, 97)
+    assert Run(model, copies, 2).logits([None])[0].shape == (6, 97)
 
 
 def test_attention_that_leaves_the_prompts_out_is_noticed():
@@ -182,8 +188,9 @@ def test_attention_that_leaves_the_prompts_out_is_noticed():
             yield cache
 
     run.way = sabotaged
-    with pytest.raises(RuntimeError, match="without the prompts"):
-        run.logits([None] * 3)
+    for steps in (3, 1):
+        with pytest.raises(RuntimeError, match="without the prompts"):
+            run.logits([None] * steps)
 
 
 def test_what_else_attention_does_is_refused():
@@ -191,11 +198,13 @@ def test_what_else_attention_does_is_refused():
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
         model(input_ids=torch.ones(1, 3, dtype=torch.long), past_key_values=cache, use_cache=True)
-    with cache_of_completions(model, cache, 2) as shared:
-        query, key = torch.zeros(2, HEADS, 1, 8), torch.zeros(2, 2, 1, 8)
-        attention = model.model.layers[0].self_attn
-        with pytest.raises(ValueError, match="softcap"):
-            shared_prompts._attention(attention, query, *shared.update(key, key, 0), None, softcap=30.0)
+    query, key, attention = torch.zeros(2, HEADS, 1, 8), torch.zeros(2, 2, 1, 8), model.model.layers[0].self_attn
+    for mask, more, error in (
+        (None, {"softcap": 30.0}, ValueError),
+        (torch.zeros(2, 1, 1, 4), {}, TypeError),
+    ):
+        with pytest.raises(error, match="not this one"), cache_of_completions(model, cache, 2) as shared:
+            shared_prompts._attention(attention, query, *shared.update(key, key, 0), mask, **more)
 
 
 def test_where_it_is_not_possible_each_has_a_copy(world, caplog):
@@ -231,7 +240,7 @@ def test_the_same_is_drawn(world, monkeypatch, k):
     drawn, seen = [], []
     select = SharedPrompts.batch_select_indices
     monkeypatch.setattr(
-        SharedPrompts, "batch_select_indices", lambda self, rows: (select(self, rows), seen.append(self.rows.prompts))
+        SharedPrompts, "batch_select_indices", lambda self, rows: (select(self, rows), seen.append(self.grid.prompts))
     )
     for way in (cache_of_completions, copies):
         monkeypatch.setattr(decoding, "cache_of_completions", way)
@@ -240,3 +249,15 @@ def test_the_same_is_drawn(world, monkeypatch, k):
     assert torch.equal(drawn[0].ids, drawn[1].ids)
     torch.testing.assert_close(drawn[0].logprobs, drawn[1].logprobs, atol=1e-5, rtol=0)
     assert seen and min(seen) < 8, "no prompt has left: nothing was tried"
+
+
+def test_another_thread_that_meets_the_switched_attention_has_its_own_copies():
+    model = llama(2)
+    alone = Run(model, copies, 4).logits([None] * 3)
+    run = Run(model, cache_of_completions, 4)
+    with torch.no_grad():
+        cache = model(input_ids=run.ids, attention_mask=run.mask, use_cache=True).past_key_values
+    with cache_of_completions(model, cache, 4), ThreadPoolExecutor(1) as pool:
+        other = pool.submit(Run(model, cache_of_completions, 4).logits, [None] * 3).result()
+    for mine, theirs in zip(other, alone, strict=True):
+        torch.testing.assert_close(mine, theirs)

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ def cache_of_completions(model: PreTrainedModel, cache: Cache, completions: int)
     config._attn_implementation = _NAME
     try:
         yield shared
+        for layer in shared.layers:
+            layer.check_read()
     finally:
         config._attn_implementation = "sdpa"
         _READ.reset(token)
@@ -83,141 +86,166 @@ class SharedPrompts(Cache):
     """Keys and values of n prompts and of r rows, their completions; rows of a prompt are adjacent, in its order."""
 
     def __init__(self, cache: Cache, completions: int) -> None:
-        prompts, device = cache.layers[0].keys.shape[0], cache.layers[0].keys.device
-        self.rows = _Rows(torch.arange(prompts, device=device).repeat_interleave(completions), prompts, completions)
-        super().__init__(layers=[_Layer(layer, self.rows) for layer in cache.layers])
+        keys = cache.layers[0].keys
+        owner = torch.arange(keys.shape[0], device=keys.device).repeat_interleave(completions)
+        self.grid = _Grid(owner, keys.shape[0], completions)
+        super().__init__(layers=[_Layer(layer, self.grid) for layer in cache.layers])
 
     def batch_select_indices(self, indices: Int[Tensor, " r"]) -> None:
         """Go on with these rows, in whose order those of a prompt are still adjacent; one may be there repeatedly."""
-        kept = self.rows.select(indices)
+        k = self.grid.k
+        source, kept = self.grid.select(indices)
         for layer in self.layers:
-            layer.select(indices, kept)
+            layer.select(source // k, source % k, kept)
 
 
-class _Rows:
-    """Which prompt each row goes on from, and its place among k of that prompt's."""
-
-    owner: Int[Tensor, " r"]
-    slot: Int[Tensor, " r"] | None  # prompt · k + place; None where all n · k are there
+class _Grid:
+    """Rows in a grid of n prompts and k places, of which some are empty where a prompt has fewer rows than others."""
 
     def __init__(self, owner: Int[Tensor, " r"], prompts: int, k: int) -> None:
-        self.prompts, self.k = prompts, k
-        self._own(owner)
+        self._deal(owner, prompts, k)
 
-    def _own(self, owner: Int[Tensor, " r"]) -> None:
-        self.owner, self.slot = owner, None
-        if len(owner) < self.prompts * self.k:
-            # Any places of its own for each of at most k adjacent rows.
-            self.slot = owner * self.k + torch.arange(len(owner), device=owner.device) % self.k
+    def _deal(self, owner: Int[Tensor, " r"], prompts: int, k: int) -> None:
+        self.owner, self.prompts, self.k = owner, prompts, k
+        self.is_full = len(owner) == prompts * k
+        self.first = torch.searchsorted(owner, torch.arange(prompts, device=owner.device))
+        number = torch.arange(len(owner), device=owner.device) - self.first[owner]
+        # Each row's place, prompt · k + its number among that prompt's.
+        self.slots = owner * k + number
+        self._bias: tuple[Tensor, Tensor] | None = None
 
-    def select(self, indices: Int[Tensor, " r"]) -> Int[Tensor, " n"] | None:
-        """Keep these rows.
+    def select(self, indices: Int[Tensor, " r"]) -> tuple[Int[Tensor, " nk"], Int[Tensor, " n"] | None]:
+        """Deal these rows anew, into a grid as small as will do.
 
         Returns:
-            The prompts to be kept, when a quarter of them have no row any more; otherwise None, for all.
+            The old place of what is in each place of the new grid, any where nothing is; and the prompts to be kept,
+            None for all.
         """
-        owner = self.owner[indices]
-        kept = owner.unique_consecutive()
-        if len(kept) > 0.75 * self.prompts:
-            self._own(owner)
-            return None
-        self.prompts = len(kept)
-        self._own(torch.searchsorted(kept, owner))
-        return kept
+        old, before = self.slots[indices], self.prompts
+        kept, counts = self.owner[indices].unique_consecutive(return_counts=True)
+        self._deal(torch.searchsorted(kept, self.owner[indices]), len(kept), int(counts.max()))
+        source = old.new_zeros(self.prompts * self.k).index_copy_(0, self.slots, old)
+        return source, kept if len(kept) < before else None
 
-    def by_prompt(self, x: Tensor) -> Tensor:
-        """[r, h, g, e] as [n, h, k · g, e], zero where a row has gone."""
-        if self.slot is not None:
-            x = x.new_zeros(self.prompts * self.k, *x.shape[1:]).index_copy_(0, self.slot, x)
-        h, g, e = x.shape[1:]
-        return x.view(self.prompts, self.k, h, g, e).transpose(1, 2).reshape(self.prompts, h, self.k * g, e)
+    def put(self, x: Tensor) -> Tensor:
+        """[r, h, …] as [n, h, k, …], zero where there is no row."""
+        if not self.is_full:
+            empty = x.new_zeros(self.prompts * self.k, *x.shape[1:])
+            x = empty.index_copy_(0, self.slots.to(x.device), x)
+        return x.view(self.prompts, self.k, *x.shape[1:]).transpose(1, 2)
 
-    def by_row(self, x: Tensor) -> Tensor:
+    def take(self, x: Tensor) -> Tensor:
         """The way back."""
-        n, h, kg, e = x.shape
-        x = x.view(n, h, self.k, kg // self.k, e).transpose(1, 2).reshape(n * self.k, h, kg // self.k, e)
-        return x if self.slot is None else x.index_select(0, self.slot)
+        x = x.transpose(1, 2).flatten(0, 1)
+        return x if self.is_full else x.index_select(0, self.slots.to(x.device))
+
+    def prompt_bias(self, mask: Bool[Tensor, "r 1 1 s"], heads: int, tokens: int) -> Float[Tensor, "nh 1 p"]:
+        """What a step's mask adds to scores of the prompts' tokens, 0 or -inf, the same for all layers.
+
+        A row's own tokens all count.
+
+        Raises:
+            TypeError: The mask is none of yes and no.
+        """
+        if self._bias is None or self._bias[0] is not mask:
+            if mask.dtype != torch.bool:
+                raise TypeError(f"attention with a mask of {mask.dtype} is not this one: it takes True and False")
+            hidden = ~mask[self.first.to(mask.device), 0, :, :tokens]
+            bias = torch.zeros_like(hidden, dtype=torch.float32).masked_fill_(hidden, -torch.inf)
+            self._bias = mask, bias.repeat_interleave(heads, dim=0)
+        return self._bias[1]
 
 
 class _Layer(DynamicLayer):
-    """One layer's: ``keys`` and ``values`` are the rows', with room at their end."""
+    """One layer's: ``keys`` and ``values`` are the rows' in their grid, [n, h, k, t, d], with room at the end of t."""
 
-    def __init__(self, prompts: DynamicLayer, rows: _Rows) -> None:
+    def __init__(self, prompts: DynamicLayer, grid: _Grid) -> None:
         super().__init__()
         self.prompt_keys, self.prompt_values = prompts.keys, prompts.values
-        self.rows, self.length, self.is_read = rows, 0, True
+        self.grid, self.length, self.is_read = grid, 0, True
         self.lazy_initialization(prompts.keys, prompts.values)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        r, h = len(self.rows.owner), key_states.shape[1]
-        self.keys = key_states.new_empty(r, h, 0, key_states.shape[-1])
-        self.values = value_states.new_empty(r, h, 0, value_states.shape[-1])
+        n, h, k = self.grid.prompts, key_states.shape[1], self.grid.k
+        self.keys = key_states.new_empty(n, h, k, 0, key_states.shape[-1])
+        self.values = value_states.new_empty(n, h, k, 0, value_states.shape[-1])
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Take in one more token a row.
 
         Returns:
-            Keys and values of the rows' own tokens; those of the prompts are ``attend``'s.
+            What was given: ``attend`` reads the rest where it is.
 
         Raises:
-            RuntimeError: The attention has not looked at the prompts.
+            RuntimeError: The attention has not looked at the cache.
         """
-        if not self.is_read:
-            raise RuntimeError("a layer's attention read its cache without the prompts: it is not the model's own")
+        self.check_read()
         if self.length == self.keys.shape[-2]:
             self.keys = _with_room(self.keys)  # one after the other, so that one only is there twice
             self.values = _with_room(self.values)
-        self.keys[:, :, self.length] = key_states[:, :, 0]
-        self.values[:, :, self.length] = value_states[:, :, 0]
+        self.keys.select(-2, self.length).copy_(self.grid.put(key_states[:, :, 0]))
+        self.values.select(-2, self.length).copy_(self.grid.put(value_states[:, :, 0]))
         self.length, self.is_read = self.length + 1, False
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        return key_states, value_states
+
+    def check_read(self) -> None:
+        """Every token that was taken in must have been attended with.
+
+        Raises:
+            RuntimeError: It was not.
+        """
+        if not self.is_read:
+            raise RuntimeError("a layer's attention read its cache without the prompts: it is not the model's own")
 
     def get_seq_length(self) -> int:
         return self.prompt_keys.shape[-2] + self.length
 
-    def select(self, indices: Int[Tensor, " r"], kept: Int[Tensor, " n"] | None) -> None:
-        self.keys, self.values = self.keys.index_select(0, indices), self.values.index_select(0, indices)
+    def select(self, prompts: Int[Tensor, " nk"], places: Int[Tensor, " nk"], kept: Int[Tensor, " n"] | None) -> None:
+        """Fill the new grid from these places of the old one, and keep these prompts; None for all."""
+        prompts, places, grid = prompts.to(self.keys.device), places.to(self.keys.device), self.grid
+        for name in ("keys", "values"):
+            picked = getattr(self, name)[prompts, :, places]
+            setattr(self, name, picked.view(grid.prompts, grid.k, *picked.shape[1:]).transpose(1, 2).contiguous())
         if kept is not None:
-            self.prompt_keys = self.prompt_keys.index_select(0, kept)
-            self.prompt_values = self.prompt_values.index_select(0, kept)
+            self.prompt_keys = self.prompt_keys.index_select(0, kept.to(self.keys.device))
+            self.prompt_values = self.prompt_values.index_select(0, kept.to(self.keys.device))
 
     def attend(
-        self,
-        query: Float[Tensor, "r H 1 d"],
-        key: Float[Tensor, "r h t d"],
-        value: Float[Tensor, "r h t e"],
-        mask: Bool[Tensor, "r 1 1 s"] | None,
-        scaling: float,
+        self, query: Float[Tensor, "r H 1 d"], mask: Bool[Tensor, "r 1 1 s"] | None, scaling: float
     ) -> Float[Tensor, "r 1 H e"]:
-        """Attention over a row's prompt and its own tokens, s = p + t; scores and sums in float32."""
+        """Attention over a row's prompt, p tokens, and its own, t tokens; scores and sums in float32.
+
+        The fewest operations that do it, for on a GPU a step lasts as long as they take to launch.
+        """
         self.is_read = True
-        (r, heads, _, d), h = query.shape, key.shape[1]
-        query = query.reshape(r, h, heads // h, d)
-        to_prompt = _product(self.rows.by_prompt(query), self.prompt_keys.transpose(-1, -2))
-        to_own = _product(query, key.transpose(-1, -2))
-        scores = torch.cat([self.rows.by_row(to_prompt), to_own], dim=-1) * scaling
+        grid, (n, h, p, d), e = self.grid, self.prompt_keys.shape, self.values.shape[-1]
+        r, heads, k, g = query.shape[0], query.shape[1], grid.k, query.shape[1] // h
+        query = grid.put(query.reshape(r, h, g, d)).contiguous().view(n * h, k * g, d)
+        keys, values = (x[..., : self.length, :].flatten(0, 2) for x in (self.keys, self.values))
+        to_prompt = _product(query, self.prompt_keys.flatten(0, 1).mT)
         if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
-        weights = scores.softmax(dim=-1).to(value.dtype)
-        of_prompt, of_own = weights.split([to_prompt.shape[-1], to_own.shape[-1]], dim=-1)
-        seen = self.rows.by_row(_product(self.rows.by_prompt(of_prompt), self.prompt_values))
-        return (seen + _product(of_own, value)).to(value.dtype).reshape(r, 1, heads, value.shape[-1])
+            to_prompt += grid.prompt_bias(mask, h, p).to(to_prompt.device)
+        to_own = _product(query.view(n * h * k, g, d), keys.mT)
+        scores = torch.cat([to_prompt.view(n * h * k, g, p), to_own], dim=-1).mul_(scaling)
+        weights = scores.softmax(dim=-1).to(values.dtype)
+        seen = _product(weights.view(n * h, k * g, -1)[..., :p], self.prompt_values.flatten(0, 1))
+        seen = seen.view(n * h * k, g, e).add_(_product(weights[..., p:], values))
+        return grid.take(seen.to(values.dtype).view(n, h, k, g, e)).reshape(r, 1, heads, e)
 
 
-def _with_room(x: Float[Tensor, "r h t d"]) -> Float[Tensor, "r h t+ROOM d"]:
-    return torch.cat([x, x.new_empty(*x.shape[:2], ROOM, x.shape[-1])], dim=-2)
+def _with_room(x: Float[Tensor, "n h k t d"]) -> Float[Tensor, "n h k t+ROOM d"]:
+    return torch.cat([x, x.new_empty(*x.shape[:-2], ROOM, x.shape[-1])], dim=-2)
 
 
-def _product(a: Float[Tensor, "b h i j"], b: Float[Tensor, "b h j k"]) -> Float[Tensor, "b h i k"]:
-    """A · b, summed up and given in float32."""
+def _product(a: Float[Tensor, "b i j"], b: Float[Tensor, "b j k"]) -> Float[Tensor, "b i k"]:
+    """Products of matrices, summed up and given in float32."""
     if a.dtype == torch.float32:
-        return a @ b
+        return torch.bmm(a, b)
     if a.is_cuda:
-        flat = torch.bmm(a.flatten(0, 1), b.flatten(0, 1), out_dtype=torch.float32)
-        return flat.view(*a.shape[:-1], b.shape[-1])
-    return a.float() @ b.float()
+        return torch.bmm(a, b, out_dtype=torch.float32)
+    return torch.bmm(a.float(), b.float())
 
 
 _READ: ContextVar[SharedPrompts] = ContextVar("the cache that attention reads")
@@ -234,14 +262,19 @@ def _attention(
     **more: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers asks for it, of a step."""
+    cache = _READ.get(None)
+    if cache is None:  # another thread draws with this model, whose attention it has switched
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **more)
     unknown = sorted(name for name in ("softcap", "position_bias", "s_aux") if more.get(name) is not None)
     if unknown:
         raise ValueError(f"attention with {', '.join(unknown)} is not this one: set attn_implementation to eager")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    layer = cache.layers[module.layer_idx]
+    if not torch.is_autocast_enabled(query.device.type):
+        return layer.attend(query, attention_mask, scaling), None
     # What autocast would round is asked for in float32.
     with torch.autocast(query.device.type, enabled=False):
-        layer = _READ.get().layers[module.layer_idx]
-        return layer.attend(query, key, value, attention_mask, scaling), None
+        return layer.attend(query, attention_mask, scaling), None
 
 
 AttentionInterface.register(_NAME, _attention)

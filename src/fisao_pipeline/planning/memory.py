@@ -146,7 +146,8 @@ def sampling_bytes(shape: PolicyShape, lengths: Lengths, responses: int) -> int:
 
     A layer's part of the cache is there twice while it is made longer (1 / L of the cache), logits of v words in
     float32 with their log-softmax and probabilities (B · v · (b + 4 · 4)), and one layer's states of the prompts while
-    they are run: ⌈B / K⌉ · P · (b (3 f + 2 q + 2 k) + 4 d).
+    they are run: ⌈B / K⌉ · P · (b (3 f + 2 q + 2 k) + 4 d). One layer's scores of a step, less than a hundredth of the
+    cache, are left out.
     """
     cache = cache_bytes(shape, lengths, responses)
     prompts = -(-responses // lengths.group)
