@@ -11,6 +11,7 @@ from kedro.pipeline import Pipeline
 
 from fisao_pipeline.datasets.image_folder import ImageFolderDataset
 from fisao_pipeline.planning.subject import PLAN_SUBJECT, PlanSubject
+from fisao_pipeline.runs.gone_images import gone_in_catalog
 from fisao_pipeline.runs.preflight import missing_inputs, registered_pipelines, warn_of_unpinned
 
 
@@ -29,6 +30,7 @@ def subject_of(run_params: Mapping[str, Any], catalog: DataCatalog) -> PlanSubje
     registered = registered_pipelines()
     models = {name: catalog.get(name).source for name in ("policy_backbone", "verifier")}
     faults = missing_inputs(run_params, registered["__default__"], catalog, registered)
+    faults += filter(None, [gone_in_catalog(catalog, run_params)])
     warn_of_unpinned(models, catalog, run_params.get("env"))
     return PlanSubject(models, _prompt_counts(catalog), tuple(faults))
 
