@@ -11,6 +11,7 @@ from tests.smoke_project import PROJECT, Smoke
 from fisao_pipeline.models import packages
 from fisao_pipeline.params.plan import PlanParams
 from fisao_pipeline.pipelines.plan import nodes
+from fisao_pipeline.runs import plan_hooks
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +146,21 @@ def test_a_gpu_that_others_take_whole_is_a_fault(smoke, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", refuse)
     with pytest.raises(ValueError, match=r"RTX 4090' cannot be used now \(CUDA error: out of memory\): `nvidia-smi`"):
         smoke.run("plan")
+
+
+def test_files_that_cannot_be_parsed_are_told_before_ingestion(smoke, monkeypatch):
+    smoke.run("pocket_world", tags=["scenes"])
+    smoke.run("plan")
+    scenes = smoke.root / "data" / "smoke" / "01_raw" / "pocket_scenes"
+    with (scenes / "prompts.jsonl").open("a") as stream:
+        stream.write('{"prompt_id": \n')
+    (scenes / "annotations.json").write_text("[1, 2")
+    with pytest.raises(ValueError, match="would not go through") as refusal:
+        smoke.run("plan")
+    annotations, prompts = str(refusal.value).splitlines()[1:]
+    assert annotations.startswith(f"- raw_annotations: {scenes}/annotations.json is not valid JSON at line 1, column 6")
+    assert prompts.startswith(f"- raw_prompts: {scenes}/prompts.jsonl is not valid JSON at line ")
+    monkeypatch.setattr(plan_hooks, "_READ_THROUGH_BYTES", 10)
+    with pytest.raises(ValueError, match="would not go through") as refusal:
+        smoke.run("plan")
+    assert "prompts.jsonl" not in str(refusal.value), "ingestion tells it of a file that takes long to read"
