@@ -51,13 +51,13 @@ def _ceilings(bench: Bench, device: torch.device) -> tuple[Ceilings, str]:
         # No figure of a processor is of interest here: only that it works.
         small = {"rounds": 2, "repeats": 2}
         return Ceilings(None, matrix_rate(device, dtype, 256, **small), copy_rate(device, 1 << 22, **small)), "CPU"
+    properties = torch.cuda.get_device_properties(device)
+    name, memory_gib = properties.name, properties.total_memory / 2**30
     try:
         card = card_here(PlanParams.model_validate(shipped_block("plan")))
     except ValueError:  # a card whose figures nobody has written down is measured all the same
-        properties = torch.cuda.get_device_properties(device)
-        name, memory_gib, nominal = properties.name, properties.total_memory / 2**30, None
+        nominal = None
     else:
-        name, memory_gib = card.name, card.memory_gib
         nominal = 1e12 * (card.float32_tflops if bench.dtype == "float32" else card.bfloat16_tflops)
     ceilings = Ceilings(nominal, matrix_rate(device, dtype), copy_rate(device))
     # Its gigabytes are no part of the round's peak, but would be of what the allocator holds.

@@ -99,6 +99,10 @@ class JsonFilesDataset(Recorded, AbstractDataset[Any, list[JsonFile] | None]):
         """
         return content_of_files({f"{n:04d} {path.name}": path for n, path in enumerate(self._paths)}, hash_file)
 
+    def size(self) -> int:
+        """Bytes of the files, those that are there."""
+        return sum(path.stat().st_size for path in self._paths if path.is_file())
+
     def provenance_path(self, _version: str | None = None) -> Path | None:
         """Beside the file, hidden; None where the entry has none or several, which no run writes."""
         return self._paths[0].with_name(f".{self._paths[0].name}.provenance.json") if len(self._paths) == 1 else None

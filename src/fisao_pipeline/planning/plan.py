@@ -292,12 +292,12 @@ def format_plan(planned: Mapping[str, Any]) -> str:
         "",
         *(f"{_NAMES[name]:<50} {_size(size):>11}" for name, size in sizes.items() if name in _NAMES),
         "",
-        f"{'card':<12} {'GiB':>6} {'micro-batch':>12} {'sampling':>9} {'hours':>8}  at the assumed utilisation",
+        f"{'card':<14} {'GiB':>6} {'micro-batch':>12} {'sampling':>9} {'hours':>8}  at the assumed utilisation",
     ]
     for card in planned["cards"]:
         fits = [str(card[name] or "–") for name in ("largest_micro_batch", "largest_sampling_batch")]
         lines.append(
-            f"{card['name'][:12]:<12} {card['memory_gib']:>6.1f} {fits[0]:>12} {fits[1]:>9} {card['total_hours']:>8.2f}"
+            f"{card['name'][:14]:<14} {card['memory_gib']:>6.1f} {fits[0]:>12} {fits[1]:>9} {card['total_hours']:>8.2f}"
         )
     if any(card["engine_bytes"] for card in planned["cards"]):
         lines.append(

@@ -10,8 +10,13 @@ from kedro.io import DataCatalog, DatasetError, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from fisao_pipeline.datasets.image_folder import ImageFolderDataset
+from fisao_pipeline.datasets.json_files import JsonFilesDataset
 from fisao_pipeline.planning.subject import PLAN_SUBJECT, PlanSubject
+from fisao_pipeline.runs.gone_images import gone_in_catalog
 from fisao_pipeline.runs.preflight import missing_inputs, registered_pipelines, warn_of_unpinned
+
+# Larger files take long to read through: ingestion, which comes first and needs no GPU, tells what is wrong with them.
+_READ_THROUGH_BYTES = 32 * 2**20
 
 
 class PlanHooks:
@@ -29,8 +34,24 @@ def subject_of(run_params: Mapping[str, Any], catalog: DataCatalog) -> PlanSubje
     registered = registered_pipelines()
     models = {name: catalog.get(name).source for name in ("policy_backbone", "verifier")}
     faults = missing_inputs(run_params, registered["__default__"], catalog, registered)
+    faults += filter(None, [gone_in_catalog(catalog, run_params)])
+    if not catalog.exists("prompts"):  # what was ingested counts, whatever became of its files
+        faults += _malformed(catalog)
     warn_of_unpinned(models, catalog, run_params.get("env"))
     return PlanSubject(models, _prompt_counts(catalog), tuple(faults))
+
+
+def _malformed(catalog: DataCatalog) -> list[str]:
+    """Annotations and prompts that cannot be parsed, by file, line and column."""
+    faults = []
+    for name in ("raw_annotations", "raw_prompts"):
+        dataset = catalog.get(name)
+        if isinstance(dataset, JsonFilesDataset) and dataset.exists() and dataset.size() <= _READ_THROUGH_BYTES:
+            try:
+                dataset.load()
+            except DatasetError as error:
+                faults.append(f"{name}: {error}")
+    return faults
 
 
 def _prompt_counts(catalog: DataCatalog) -> dict[str, int]:

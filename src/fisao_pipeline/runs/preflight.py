@@ -16,6 +16,7 @@ from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import AbstractDataset, DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
 from pydantic import ValidationError
 
 from fisao_pipeline.artifacts.data_folder import data_folder
@@ -37,6 +38,7 @@ from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.params.reward_annotation import RewardAnnotationParams
 from fisao_pipeline.params.score_predictions import ScorePredictionsParams
 from fisao_pipeline.runs.determinism import determinism_fault, is_deterministic
+from fisao_pipeline.runs.gone_images import gone_before_node, shows_images_to_a_model
 from fisao_pipeline.runs.resume import stage_command
 from fisao_pipeline.suggestions import did_you_mean
 
@@ -58,6 +60,8 @@ class PreflightHooks:
 
     def __init__(self) -> None:
         self._data = Path.cwd() / "data"
+        self._run_params: dict[str, Any] = {}
+        self._pipeline, self._images_sought = Pipeline([]), False
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -71,6 +75,7 @@ class PreflightHooks:
         Raises:
             NotReadyError: Something is wrong; all of it is listed.
         """
+        self._run_params, self._pipeline, self._images_sought = run_params, pipeline, False
         registered = registered_pipelines()
         faults = [*_unknown_blocks(catalog, registered.values()), *_runtime_faults(catalog)]
         faults += _later_versions(run_params["run_id"], pipeline, catalog)
@@ -84,6 +89,23 @@ class PreflightHooks:
         if faults:
             raise NotReadyError("Nothing was run:\n" + "\n".join(f"- {fault}" for fault in faults))
         warn_of_unpinned(pipeline.inputs(), catalog, run_params.get("env"))
+
+    @hook_impl
+    def before_node_run(self, node: Node, catalog: DataCatalog, inputs: dict[str, Any]) -> None:
+        """Look, once in a run, for the images that its models will be shown.
+
+        Not before the pipeline: which nodes are fresh is decided when it is their turn, and a run of fresh ones alone
+        neither lists a folder of a million files for it nor needs the images.
+
+        Raises:
+            NotReadyError: Some are gone; no model was loaded yet.
+        """
+        if self._images_sought or not shows_images_to_a_model(node):
+            return
+        self._images_sought = True
+        fault = gone_before_node(node, self._pipeline.nodes, inputs, catalog, self._run_params)
+        if fault is not None:
+            raise NotReadyError(f"{node.name} was not run: {fault}.")
 
 
 def warn_of_unpinned(names: Iterable[str], catalog: DataCatalog, env: str | None) -> None:

@@ -19,6 +19,9 @@ from fisao_pipeline.planning.subject import PlanSubject
 
 logger = logging.getLogger(__name__)
 
+# CUDA's own part of a process is not free either, and reserved by the plan.
+_AS_GOOD_AS_FREE = 0.95
+
 
 def make_plan(
     subject: PlanSubject,
@@ -84,16 +87,19 @@ def make_plan(
             faults += [*card_faults(planned), *filter(None, [context_fault(run, params)])]
             eyes = compare_towers(subject.models["policy_backbone"], subject.models["verifier"])
             planned["own_encoder"] = eyes.own
+            notes = "".join(f"\n- {note}." for note in (memory_taken(), eyes) if note is not None)
             # Not through the log, which wraps lines.
-            click.echo(f"{format_plan(planned)}\n- {eyes}.")
+            click.echo(f"{format_plan(planned)}{notes}")
     return {**planned, "faults": faults}, faults
 
 
 def card_here(params: PlanParams) -> Card | None:
-    """The GPU of this machine, its peaks those of the entry that its name holds; None where there is none.
+    """The GPU of this machine with what is free of it now, its peaks those of the entry that its name holds.
+
+    None where there is no GPU.
 
     Raises:
-        ValueError: If no entry of `plan.cards` has a name that is part of the GPU's.
+        ValueError: If no entry of `plan.cards` has a name that is part of the GPU's, or nothing of it is free.
     """
     import torch  # noqa: PLC0415 - slow to import
 
@@ -102,8 +108,41 @@ def card_here(params: PlanParams) -> Card | None:
     here = torch.cuda.get_device_properties(0)
     for card in params.cards:
         if card.name.lower() in here.name.lower():
-            return card.model_copy(update={"name": here.name, "memory_gib": here.total_memory / 2**30})
+            usable = min(here.total_memory, _free_memory(here.name)) / 2**30
+            return card.model_copy(update={"name": here.name, "memory_gib": usable})
     raise ValueError(f"the GPU {here.name!r} is none of plan.cards: add it there, with its peaks")
+
+
+def memory_taken() -> str | None:
+    """That others use the GPU of this machine, in words; None where it is as good as free, or there is none."""
+    import torch  # noqa: PLC0415 - slow to import
+
+    if not torch.cuda.is_available():
+        return None
+    here = torch.cuda.get_device_properties(0)
+    free = _free_memory(here.name)
+    if free >= _AS_GOOD_AS_FREE * here.total_memory:
+        return None
+    return (
+        f"Of the {here.total_memory / 2**30:.1f} GiB of {here.name} only {free / 2**30:.1f} are free now, and planned "
+        "with: `nvidia-smi` shows what takes the rest"
+    )
+
+
+def _free_memory(name: str) -> int:
+    """Bytes of the GPU that are free.
+
+    Raises:
+        ValueError: There is not even room to ask.
+    """
+    import torch  # noqa: PLC0415 - slow to import
+
+    try:
+        return torch.cuda.mem_get_info(0)[0]
+    except RuntimeError as error:
+        raise ValueError(
+            f"the GPU {name!r} cannot be used now ({error}): `nvidia-smi` shows what else uses it"
+        ) from error
 
 
 def check_plan(faults: list[str]) -> None:
