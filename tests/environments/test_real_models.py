@@ -32,7 +32,7 @@ from fisao_pipeline.params.plan import PlanParams
 from fisao_pipeline.params.policy_training import PolicyTrainingParams
 from fisao_pipeline.params.response_sampling import ResponseSamplingParams
 from fisao_pipeline.planning import memory
-from fisao_pipeline.planning.plan import Run, plan_run
+from fisao_pipeline.planning.plan import Run, format_plan, plan_run
 from fisao_pipeline.runs.preflight import warn_of_unpinned
 from fisao_pipeline.settings import CONFIG_LOADER_ARGS
 
@@ -313,8 +313,8 @@ def test_the_document_downloads_what_the_environments_name():
         assert (DOCUMENT.parent / link).exists(), link
 
 
-def plan_rows(env: str, cache: Path) -> list[str]:
-    """The environment's rows of the document's table, in bfloat16 and in NF4."""
+def plans_of(env: str, cache: Path) -> dict[str | None, dict[str, Any]]:
+    """The environment's plans by quantization, in bfloat16 and in NF4."""
     loaded = load(env)
     blocks = loaded["parameters"]
     training = PolicyTrainingParams(**blocks["policy_training"])
@@ -326,7 +326,7 @@ def plan_rows(env: str, cache: Path) -> list[str]:
         folder = lay_in_cache(cache, hub_id, "c")
         sources[name] = ModelSource(str(folder), dtype=entry["dtype"], options=entry.get("options", {}))
     shape = policy_shape(sources["policy_backbone"], training.lora)
-    rows = []
+    plans = {}
     for quantization in (None, "nf4"):
         run = Run(
             replace(shape, quantization=quantization),
@@ -338,8 +338,8 @@ def plan_rows(env: str, cache: Path) -> list[str]:
             checkpointing=sources["policy_backbone"].options["gradient_checkpointing"],
             feature_cache_bytes=inspect.signature(PromptEncoder).parameters["cache_bytes"].default,
         )
-        rows.append(plan_row(env, quantization, plan_run(run, params, None)))
-    return rows
+        plans[quantization] = plan_run(run, params, None)
+    return plans
 
 
 def plan_row(env: str, quantization: str | None, plan: dict[str, Any]) -> str:
@@ -361,7 +361,7 @@ def plan_row(env: str, quantization: str | None, plan: dict[str, Any]) -> str:
 @pytest.mark.slow
 def test_the_documents_figures_are_the_planners(tmp_path):
     table = re.search(r"<!-- plan -->\n(.*)<!-- /plan -->", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
-    rows = [
-        row for env in ["llava15", "instructblip", "qwen_vl", "qwen3_vl", "gemma3"] for row in plan_rows(env, tmp_path)
-    ]
+    plans = {env: plans_of(env, tmp_path) for env in ("llava15", "instructblip", "qwen_vl", "qwen3_vl", "gemma3")}
+    rows = [plan_row(env, bits, plan) for env, found in plans.items() for bits, plan in found.items()]
     assert table[1].splitlines()[2:] == rows
+    assert f"```text\n{format_plan(plans['llava15'][None])}\n```" in DOCUMENT.read_text(encoding="utf-8")
