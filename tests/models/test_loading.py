@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,10 @@ def place(model: Path, tmp_path: Path, where: str, monkeypatch) -> tuple[Path, M
     return folder, ModelSource("organisation/model", commit, device="cpu")
 
 
+def weights_are_read(*_arguments, **_options):
+    raise AssertionError("weights were read")
+
+
 def load_any(source: ModelSource, name: str):
     return load_verifier(source) if name in ("pocket_verifier", "pocket_blip2") else Policy.load(source, lora=None)
 
@@ -100,11 +105,7 @@ def test_a_shipped_model_without_a_file_is_refused_before_its_weights_are_read(
     no_network, tmp_path, monkeypatch, name, file, where
 ):
     """Without its vocabulary a tokenizer may load all the same, and read every word as unknown."""
-
-    def read(*_arguments, **_options):
-        raise AssertionError("weights were read")
-
-    monkeypatch.setattr(PreTrainedModel, "from_pretrained", read)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", weights_are_read)
     folder, source = place(SHIPPED_MODELS / name, tmp_path, where, monkeypatch)
     assert missing_model_files(folder) == []
     (folder / file).unlink()
@@ -149,6 +150,43 @@ def test_models_of_the_hub_are_laid_out_in_other_ways(world, tmp_path, files):
         (folder / file).touch()
 
 
+def spoil_processor(folder: Path) -> None:
+    """As a download that was cut off leaves the words."""
+    words = folder / "tokenizer.json"
+    words.write_bytes(words.read_bytes()[:2000])
+
+
+def forget_words(folder: Path) -> None:
+    """The vocabulary of another class, which the model's own does not look for."""
+    (folder / "tokenizer.json").unlink()
+    (folder / "spiece.model").touch()
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "said"),
+    [
+        ("pocket_vlm", spoil_processor, r"cannot be loaded \(.*\)\. Look at the options .* copy its files again"),
+        ("pocket_vlm", forget_words, "cannot be loaded .* copy its files again"),
+        ("pocket_instructblip", forget_words, "has a tokenizer without words.* than LlamaTokenizer"),
+        (
+            "pocket_instructblip",
+            lambda folder: forget_words(folder / "qformer_tokenizer"),
+            "has a qformer_tokenizer without words.* than BertTokenizer. Download or copy its files again",
+        ),
+        ("pocket_verifier", forget_words, "has a tokenizer without words.* than CLIPTokenizer"),
+        ("pocket_blip2", forget_words, "has a tokenizer without words.* than BertTokenizer"),
+    ],
+)
+def test_a_processor_that_cannot_work_is_refused_before_gigabytes_are_read(
+    no_network, tmp_path, monkeypatch, name, spoil, said
+):
+    folder, source = place(SHIPPED_MODELS / name, tmp_path, "folder", monkeypatch)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", weights_are_read)
+    spoil(folder)
+    with pytest.raises(ValueError, match=f"^the processor of '{folder}' {said}"):
+        load_any(source, name)
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ModelNotFoundError, match=r"holds no config\.json"):
         find_model(str(tmp_path))
@@ -177,6 +215,29 @@ def test_weights_that_could_run_code_are_not_read(world, tmp_path):
 def test_devices():
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_device_that_torch_does_not_know_is_named():
+    with pytest.raises(ValueError, match=r"device 'gpu' is not known; set `device: auto`"):
+        resolve_device("gpu")
+
+
+def test_a_gpu_beyond_those_that_are_there_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match=r"device 'cuda:2': there are 2, counted from 0"):
+        resolve_device("cuda:2")
+
+
+@pytest.mark.skipif(find_spec("flash_attn") is not None, reason="it is installed")
+def test_attention_whose_package_is_not_installed_is_named(world):
+    options = {"model": {"attn_implementation": "flash_attention_2"}}
+    source = ModelSource(world.policy_source.path_or_id, device="cpu", options=options)
+    with pytest.raises(
+        ImportError, match=r"^`attn_implementation: flash_attention_2` .* of '.*' cannot be used here: "
+    ):
+        Policy.load(source)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
