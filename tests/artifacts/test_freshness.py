@@ -361,7 +361,7 @@ def test_secrets_among_a_models_options_are_in_no_record(toy_project, mlflow_sto
     nodes.write_text(nodes.read_text().replace("    ])", f"    {added}", 1))
     (project / "data" / "model").mkdir(parents=True)
     (project / "data" / "model" / "config.json").write_text("{}")
-    for file in ("preprocessor_config.json", "tokenizer.json"):
+    for file in ("preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"):
         (project / "data" / "model" / file).write_text("{}")
     save_file({"a": torch.zeros(1)}, project / "data" / "model" / "model.safetensors")
     version = run(project)

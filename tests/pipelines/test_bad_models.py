@@ -5,14 +5,17 @@ import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from tests.smoke_project import Smoke
 from transformers.utils import hub
 
+from fisao_pipeline.models import packages
 from fisao_pipeline.models.loading import load_pretrained
 from fisao_pipeline.models.source import ModelNotFoundError, ModelSource
 from fisao_pipeline.models.verifier import load_verifier
@@ -172,6 +175,82 @@ def test_a_model_that_wants_to_run_code_of_its_own(smoke, catalog, tmp_path, ent
         load_verifier(ModelSource(str(folder)))
 
 
+def faults_of_plan(smoke: Smoke) -> list[str]:
+    """Of the two models; images and prompts are missing too."""
+    with pytest.raises(ValueError, match="would not go through") as refusal:
+        smoke.run("plan")
+    lines = [line.removeprefix("- ") for line in str(refusal.value).splitlines()]
+    return [line for line in lines if line.startswith(("policy_backbone: ", "verifier: ", "the model "))]
+
+
+MODELS = [("policy_backbone", "pocket_vlm"), ("verifier", "pocket_verifier")]
+
+
+@pytest.mark.parametrize(("entry", "model"), MODELS)
+def test_the_plan_refuses_a_processor_that_wants_to_run_code_of_its_own(smoke, catalog, tmp_path, entry, model):
+    folder = shutil.copytree(model_of(smoke, model), tmp_path / "model")
+    config = json.loads((folder / "processor_config.json").read_text())
+    own = {"processor_class": "DeepThoughtProcessor", "auto_map": {"AutoProcessor": "processing.DeepThought"}}
+    (folder / "processor_config.json").write_text(json.dumps({**config, **own}))
+    (folder / "processing.py").write_text("raise AssertionError('this must not run')")
+    catalog(entry, filepath=str(folder))
+    (fault,) = faults_of_plan(smoke)
+    assert fault.startswith(f"{entry}: the processor of '{folder}' brings Python code of its own")
+    assert smoke.record("plan")["policy"]["parameters"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize(("entry", "model"), MODELS)
+def test_the_plan_lists_wrong_options_and_a_device_that_is_not_there(smoke, catalog, entry, model):
+    path = str(model_of(smoke, model))
+    catalog(entry, filepath=path, device="cuda:7", options={"modle": {"attn_implementation": "eager"}})
+    assert [fault[: len(entry) + 40] for fault in faults_of_plan(smoke)] == [
+        f"{entry}: options of '{path}"[: len(entry) + 40],
+        f"{entry}: device 'cuda:7': no CUDA device was found; set"[: len(entry) + 40],
+    ]
+    assert "'modle' is not known; there are `model` and `processor`" in faults_of_plan(smoke)[0]
+
+
+def test_the_plan_refuses_options_that_are_no_mapping_once(smoke, catalog):
+    catalog("policy_backbone", filepath=str(model_of(smoke)), options={"model": "eager"})
+    (fault,) = faults_of_plan(smoke)
+    assert "'model' is not known; there are `model` and `processor`, each a mapping" in fault
+
+
+@pytest.mark.skipif(find_spec("flash_attn") is not None, reason="it is installed")
+@pytest.mark.parametrize(("entry", "model"), MODELS)
+def test_the_plan_lists_attention_whose_package_is_not_installed(smoke, catalog, entry, model):
+    options = {"model": {"attn_implementation": "flash_attention_2"}}
+    catalog(entry, filepath=str(model_of(smoke, model)), options=options)
+    (fault,) = faults_of_plan(smoke)
+    assert fault.startswith(f"{entry}: `attn_implementation: flash_attention_2` among the options of ")
+    assert fault.endswith("Install its package, or take the option out")
+
+
+def test_the_plan_refuses_a_verifier_in_4_bits_and_a_policy_without_a_type_to_compute_in(smoke, catalog, monkeypatch):
+    monkeypatch.setattr(packages, "find_spec", lambda name: object())
+    catalog("verifier", filepath=str(model_of(smoke, "pocket_verifier")), quantization="nf4")
+    (fault,) = faults_of_plan(smoke)
+    assert fault.startswith("verifier: ") and "only a policy can be quantized" in fault
+    catalog("policy_backbone", filepath=str(model_of(smoke)), quantization="nf4", dtype="auto")
+    (fault,) = faults_of_plan(smoke)
+    assert fault.startswith("policy_backbone: `quantization: nf4`") and "set `dtype: bfloat16`" in fault
+
+
+def test_the_plan_looks_at_the_processor_of_a_model_whose_weights_are_missing(smoke, catalog, tmp_path):
+    folder = shutil.copytree(model_of(smoke), tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    words = folder / "tokenizer.json"
+    words.write_bytes(words.read_bytes()[:2000])
+    catalog("policy_backbone", filepath=str(folder))
+    incomplete, unreadable = faults_of_plan(smoke)
+    assert "is not complete: model.safetensors missing" in incomplete
+    assert unreadable.startswith(f"policy_backbone: the processor of '{folder}' cannot be loaded")
+    words.unlink()
+    (incomplete,) = faults_of_plan(smoke)
+    assert "model.safetensors, a tokenizer (tokenizer.json or " in incomplete
+
+
 @pytest.mark.parametrize(
     ("entry", "model", "said"),
     [
@@ -182,6 +261,8 @@ def test_a_model_that_wants_to_run_code_of_its_own(smoke, catalog, tmp_path, ent
 def test_a_model_of_another_kind_is_told_before_the_first_node(smoke, catalog, entry, model, said):
     catalog(entry, filepath=str(model_of(smoke, model)))
     assert f"- {entry}: {said.format(model_of(smoke, model))}" in refusal(smoke)
+    (fault,) = faults_of_plan(smoke)
+    assert fault.startswith(f"{entry}: {said.format(model_of(smoke, model))}")
     assert entry not in refusal(smoke, "image_ingestion"), "which reads no model"
     catalog(entry, filepath=str(model_of(smoke, {"verifier": "pocket_verifier"}.get(entry, "pocket_vlm"))))
     assert entry not in refusal(smoke)

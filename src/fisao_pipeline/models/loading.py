@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,13 +47,19 @@ def resolve_device(name: str) -> torch.device:
     """The torch device that a name means: ``auto``, ``cpu``, ``cuda`` and so on.
 
     Raises:
-        ValueError: If CUDA is asked for and there is none.
+        ValueError: If CUDA is asked for and there is none, or not of that number, or torch knows no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {name!r}: no CUDA device was found; set `device: auto` or `cpu` on the catalog entry")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r} is not known; set `device: auto`, `cpu` or `cuda`") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r}: there are {torch.cuda.device_count()}, counted from 0; set `device: auto`")
+    return device
 
 
 def load_pretrained(auto_class: Any, source: ModelSource) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -65,9 +72,39 @@ def load_pretrained(auto_class: Any, source: ModelSource) -> tuple[PreTrainedMod
             ``AutoModelForImageTextToText``) is of no supported kind, or anything else is to be quantized.
     """
     folder = find_model(source.path_or_id, source.revision, source.allow_download)
-    options = _options(source)
-    where = {"revision": source.revision, "local_files_only": not source.allow_download, "trust_remote_code": False}
+    options = checked_options(source)
     config = read_config(source)
+    check_role(auto_class, config, source)
+    check_packages(config, source)
+    if not source.allow_download and folder is not None and (lacking := missing_model_files(folder)):
+        raise ModelNotFoundError(incomplete(source, lacking))
+    device = resolve_device(source.device)
+    if source.quantization is not None:
+        options["model"] |= four_bit_options(auto_class, config, source, device)
+    # Before gigabytes of weights: it is small, and may be what is wrong.
+    processor = read_processor(config, source, options["processor"])
+    with attention_told(source):
+        model = auto_class.from_pretrained(
+            source.path_or_id, dtype=source.dtype, use_safetensors=True, **options["model"], **_where(source)
+        )
+    check_dtype(model, source)
+    keep_trainable_on_cpu(model)
+    model = model.to(device).requires_grad_(False)
+    logger.info("Loaded %s: %s.", source.path_or_id, how_it_runs(model))
+    return model, processor
+
+
+def _where(source: ModelSource) -> dict[str, Any]:
+    """What all of a source is read with: its revision, no network unless allowed, and never code of its own."""
+    return {"revision": source.revision, "local_files_only": not source.allow_download, "trust_remote_code": False}
+
+
+def check_role(auto_class: Any, config: PreTrainedConfig, source: ModelSource) -> None:
+    """Refuse a policy of no supported kind, and anything else that is to be quantized.
+
+    Raises:
+        ValueError: With what to do.
+    """
     if auto_class is AutoModelForImageTextToText:
         check_supported(config, source.path_or_id)
     elif source.quantization is not None:
@@ -75,21 +112,37 @@ def load_pretrained(auto_class: Any, source: ModelSource) -> tuple[PreTrainedMod
             f"{source.path_or_id!r}: only a policy can be quantized; a verifier's scores must not depend on it. "
             "Take `quantization` out of its catalog entry"
         )
-    check_packages(config, source)
-    if not source.allow_download and folder is not None and (lacking := missing_model_files(folder)):
-        raise ModelNotFoundError(incomplete(source, lacking))
-    device = resolve_device(source.device)
-    if source.quantization is not None:
-        options["model"] |= four_bit_options(auto_class, config, source, device)
-    model = auto_class.from_pretrained(
-        source.path_or_id, dtype=source.dtype, use_safetensors=True, **options["model"], **where
-    )
-    processor = load_processor(config, source.path_or_id, **options["processor"], **where)
-    check_dtype(model, source)
-    keep_trainable_on_cpu(model)
-    model = model.to(device).requires_grad_(False)
-    logger.info("Loaded %s: %s.", source.path_or_id, how_it_runs(model))
-    return model, processor
+
+
+def read_processor(config: PreTrainedConfig, source: ModelSource, options: Mapping[str, Any]) -> ProcessorMixin:
+    """The processor of a source; ``options`` are the source's own for it.
+
+    Raises:
+        ValueError: If it wants to run code of its own, or cannot be loaded.
+        ImportError: If it needs a package that is not installed.
+    """
+    return load_processor(config, source.path_or_id, **options, **_where(source))
+
+
+@contextmanager
+def attention_told(source: ModelSource) -> Iterator[None]:
+    """Say which option it is where the package of an implementation of attention is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        chosen = attention_option(source).get("attn_implementation")
+        if chosen is None:
+            raise
+        raise ImportError(
+            f"`attn_implementation: {chosen}` among the options of {source.path_or_id!r} cannot be used here: "
+            f"{_first_line(error)}. Install its package, or take the option out"
+        ) from error
+
+
+def attention_option(source: ModelSource) -> dict[str, Any]:
+    """The option that chooses an implementation of attention, where a source has one."""
+    given = source.options.get("model")
+    return {k: v for k, v in given.items() if k == "attn_implementation"} if isinstance(given, Mapping) else {}
 
 
 def how_it_runs(model: PreTrainedModel) -> str:
@@ -138,8 +191,12 @@ def check_dtype(model: PreTrainedModel, source: ModelSource) -> None:
         )
 
 
-def _options(source: ModelSource) -> dict[str, dict[str, Any]]:
-    """Options of the source for ``from_pretrained`` of model and processor."""
+def checked_options(source: ModelSource) -> dict[str, dict[str, Any]]:
+    """Options of the source for ``from_pretrained`` of model and processor.
+
+    Raises:
+        ValueError: If one is not known, or must not be set there.
+    """
     options: dict[str, dict[str, Any]] = {"model": {}, "processor": {}}
     for part, given in source.options.items():
         if part == TRAINING_OPTION and isinstance(given, bool):

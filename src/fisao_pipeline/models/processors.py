@@ -12,6 +12,7 @@ from fisao_pipeline.models.source import code_refused
 
 _PROCESSOR_FILES = "processor_config.json, preprocessor_config.json or tokenizer_config.json"
 _VIDEO = "video_processor"
+_TOKENIZERS = ("tokenizer", "qformer_tokenizer")
 
 
 def load_processor(config: PreTrainedConfig, path_or_id: str, **options: Any) -> Any:
@@ -26,15 +27,37 @@ def load_processor(config: PreTrainedConfig, path_or_id: str, **options: Any) ->
         options: Passed to ``from_pretrained``.
 
     Raises:
-        ValueError: If it wants to run code of its own.
+        ValueError: If it wants to run code of its own, its files cannot be read, or its tokenizer knows no words.
+        ImportError: If it needs a package that is not installed.
     """
+    what = f"the processor of {path_or_id!r}"
+    processor = None
     try:
-        return _load(config, path_or_id, **options)
-    except ValueError as error:
+        processor = _load(config, path_or_id, **options)
+    except ImportError:
+        raise
+    except Exception as error:  # of any kind: tokenizers raises Exception itself
         if "trust_remote_code" not in str(error):
-            raise
-    # transformers advises to let it run, in words that must not be followed here.
-    raise ValueError(code_refused(f"the processor of {path_or_id!r}", _PROCESSOR_FILES))
+            said = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
+            raise ValueError(
+                f"{what} cannot be loaded ({said}). Look at the options for it, or download or copy its files again"
+            ) from error
+    if processor is None:
+        # transformers advises to let it run, in words that must not be followed here.
+        raise ValueError(code_refused(what, _PROCESSOR_FILES))
+    if wordless := [name for name in _TOKENIZERS if _knows_no_words(getattr(processor, name, None))]:
+        raise ValueError(
+            f"{what} has a {wordless[0]} without words, to which all are unknown: its vocabulary is not there, or of "
+            f"another class than {type(getattr(processor, wordless[0])).__name__}. Download or copy its files again"
+        )
+    return processor
+
+
+def _knows_no_words(tokenizer: Any) -> bool:
+    """Whether a tokenizer was made without its vocabulary, of special tokens alone, as several are without an error."""
+    if tokenizer is None:
+        return False
+    return len(tokenizer) <= len({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()})
 
 
 def _load(config: PreTrainedConfig, path_or_id: str, **options: Any) -> Any:

@@ -31,16 +31,9 @@ def four_bit_options(auto_class: Any, config: PreTrainedConfig, source: ModelSou
     Raises:
         ValueError: If the device or dtype cannot compute with such weights.
     """
-    what = f"`quantization: nf4` of {source.path_or_id!r}"
-    if device.type not in ("cuda", "cpu"):
-        raise ValueError(f"{what} needs a CUDA device (or, slowly, the CPU), not {device.type!r}: set `device`")
-    if source.dtype not in _COMPUTED_IN:
-        raise ValueError(
-            f"{what} needs the type to compute in: set `dtype: bfloat16` (or {', '.join(_COMPUTED_IN[1:])}), not "
-            f"{source.dtype!r}"
-        )
+    check_four_bit(source, device)
     if device.type == "cpu":
-        logger.warning("%s on the CPU saves memory and takes more time; it is meant for CUDA.", what)
+        logger.warning("%s on the CPU saves memory and takes more time; it is meant for CUDA.", _asked_for(source))
     with torch.device("meta"):
         skeleton = auto_class.from_config(config)
     quantized = BitsAndBytesConfig(
@@ -52,6 +45,26 @@ def four_bit_options(auto_class: Any, config: PreTrainedConfig, source: ModelSou
     )
     # Weights are quantized on their way to the device.
     return {"quantization_config": quantized, "device_map": {"": str(device)}}
+
+
+def check_four_bit(source: ModelSource, device: torch.device) -> None:
+    """Refuse 4-bit weights where they cannot be computed with.
+
+    Raises:
+        ValueError: If it is the device or the dtype; with what to set.
+    """
+    what = _asked_for(source)
+    if device.type not in ("cuda", "cpu"):
+        raise ValueError(f"{what} needs a CUDA device (or, slowly, the CPU), not {device.type!r}: set `device`")
+    if source.dtype not in _COMPUTED_IN:
+        raise ValueError(
+            f"{what} needs the type to compute in: set `dtype: bfloat16` (or {', '.join(_COMPUTED_IN[1:])}), not "
+            f"{source.dtype!r}"
+        )
+
+
+def _asked_for(source: ModelSource) -> str:
+    return f"`quantization: nf4` of {source.path_or_id!r}"
 
 
 def outside_language_tower(model: PreTrainedModel) -> list[str]:

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from fisao_pipeline.models.backbones.choice import KINDS, check_supported, kind_of
-from fisao_pipeline.models.loading import read_config
+from fisao_pipeline.models.loading import attention_option, attention_told, read_config
 from fisao_pipeline.models.lora import attach_lora, language_tower_name
 from fisao_pipeline.models.quantization import quantizable_parameters
 from fisao_pipeline.models.shared_prompts import unshared_reason
@@ -129,20 +129,21 @@ def policy_shape(source: ModelSource, lora: LoraParams) -> PolicyShape:
     Raises:
         ModelNotFoundError: If there is no configuration on this machine.
         ValueError: If the model is of no supported kind, or the adapter's targets are none of its layers.
+        ImportError: If its implementation of attention needs a package that is not installed.
     """
     config = load_config(source)
     check_supported(config, source.path_or_id)
-    shape = shape_of_config(config, _dtype(source, config), lora, source.options.get("model", {}))
+    with attention_told(source):
+        shape = shape_of_config(config, _dtype(source, config), lora, attention_option(source))
     return replace(shape, quantization=source.quantization)
 
 
 def shape_of_config(
     config: PreTrainedConfig, dtype: str, lora: LoraParams, options: Mapping[str, Any] | None = None
 ) -> PolicyShape:
-    """As ``policy_shape``, of a configuration in memory; ``options`` are those of the model."""
-    chosen = {name: value for name, value in (options or {}).items() if name == "attn_implementation"}
+    """As ``policy_shape``, of a configuration in memory; ``options`` are those that choose what attention runs on."""
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype), **chosen)
+        model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype), **(options or {}))
     total = _count(model)
     tower = model.get_submodule(language_tower_name(model))
     inside = {id(p) for p in tower.parameters()}
@@ -186,13 +187,14 @@ def verifier_shape(source: ModelSource) -> VerifierShape:
     Raises:
         ModelNotFoundError: If there is no configuration on this machine.
         ValueError: If transformers knows no model of that kind.
+        ImportError: If its implementation of attention needs a package that is not installed.
     """
     config = load_config(source)
     dtype = _dtype(source, config)
-    with torch.device("meta"):
-        # As `models.verifier` loads it: BLIP-2's base class would bring a language model along.
-        blip2 = config.model_type == "blip-2"
-        model = Blip2ForImageTextRetrieval(config) if blip2 else AutoModel.from_config(config)
+    # As `models.verifier` loads it: BLIP-2's base class would bring a language model along.
+    build = Blip2ForImageTextRetrieval._from_config if config.model_type == "blip-2" else AutoModel.from_config
+    with torch.device("meta"), attention_told(source):
+        model = build(config, **attention_option(source))
     return VerifierShape(type(model).__name__, dtype, _count(model))
 
 

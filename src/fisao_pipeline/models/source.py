@@ -28,9 +28,21 @@ CHAT_KINDS = frozenset(
     "llava llava_next llava_onevision qwen2_vl qwen2_5_vl qwen3_vl idefics3 smolvlm gemma3 internvl".split()
 )
 _CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
-_WITH_CHAT_TEMPLATE = ("processor_config.json", "tokenizer_config.json")
 # InstructBLIP's Q-Former reads the prompt too, in words of its own.
 _QFORMER_TOKENIZER = "qformer_tokenizer"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+# What holds a tokenizer's words: any of these. Without one several tokenizers load, and read every word as unknown.
+_VOCABULARIES = (
+    ("tokenizer.json",),
+    ("tokenizer.model",),
+    ("spiece.model",),
+    ("sentencepiece.bpe.model",),
+    ("vocab.txt",),
+    ("vocab.json", "merges.txt"),
+)
+_IMAGE_PROCESSOR_CONFIG = "preprocessor_config.json"
+# Where transformers saves it since version 5, under this key; older ones save only the processor's own settings there.
+_PROCESSOR_CONFIG, _IMAGE_PROCESSOR = "processor_config.json", "image_processor"
 
 
 class ModelNotFoundError(FileNotFoundError):
@@ -138,11 +150,15 @@ def download_command(path_or_id: str, revision: str | None) -> str:
 
 
 def missing_model_files(folder: Path) -> list[str]:
-    """What a model's folder lacks beside its configuration: weights (each shard of its index), tokenizer, processor.
+    """What a model's folder lacks beside its configuration: weights, tokenizer, processor.
 
-    A file of weights that is shorter than its header says, as a download that was cut off leaves it, is missing too; so
-    is a chat template, of a kind that is prompted by it, and a second tokenizer, of a kind that has two.
+    A file of weights that is shorter than its header says, as a download that was cut off leaves it, is missing too.
     """
+    return [*_missing_weights(folder), *missing_processor_files(folder)]
+
+
+def _missing_weights(folder: Path) -> list[str]:
+    """Weights that are not there or not whole, each shard of an index."""
     index = folder / f"{WEIGHTS_FILE}.index.json"
     shards = [WEIGHTS_FILE]
     if index.is_file():
@@ -151,22 +167,45 @@ def missing_model_files(folder: Path) -> list[str]:
         except (ValueError, KeyError, AttributeError, TypeError):
             return [f"a readable {index.name}"]
     missing = [name for name in shards if not (folder / name).is_file()]
-    missing += [fault for name in shards if (folder / name).is_file() and (fault := _cut_off(folder / name))]
-    for either in (("tokenizer.json", "tokenizer_config.json"), ("preprocessor_config.json", "processor_config.json")):
-        if not any((folder / name).is_file() for name in either):
-            missing.append(" or ".join(either))
+    return missing + [fault for name in shards if (folder / name).is_file() and (fault := _cut_off(folder / name))]
+
+
+def missing_processor_files(folder: Path) -> list[str]:
+    """What a model's processor lacks: its tokenizers, its image processor, its chat template.
+
+    A chat template is needed of a kind that is prompted by it, a second tokenizer of a kind that has two.
+    """
     kind = json_object(folder / CONFIG_FILE).get("model_type")
+    missing = _missing_of_tokenizer(folder)
+    if not _has_image_processor(folder):
+        missing.append(f"an image processor ({_IMAGE_PROCESSOR_CONFIG} or {_PROCESSOR_CONFIG} with {_IMAGE_PROCESSOR})")
     if kind in CHAT_KINDS and not _has_chat_template(folder):
         missing.append(f"a chat template ({' or '.join(_CHAT_TEMPLATES)})")
-    if kind == "instructblip" and not any((folder / _QFORMER_TOKENIZER).glob("*.json")):
-        missing.append(f"the folder {_QFORMER_TOKENIZER}")
+    second = folder / _QFORMER_TOKENIZER
+    if second.is_dir():
+        missing += [f"in the folder {second.name} {lacking}" for lacking in _missing_of_tokenizer(second)]
+    elif kind == "instructblip":
+        missing.append(f"the folder {second.name}")
     return missing
+
+
+def _missing_of_tokenizer(folder: Path) -> list[str]:
+    missing = [] if (folder / _TOKENIZER_CONFIG).is_file() else [_TOKENIZER_CONFIG]
+    if not any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES):
+        missing.append(f"a tokenizer ({' or '.join(' with '.join(names) for names in _VOCABULARIES)})")
+    return missing
+
+
+def _has_image_processor(folder: Path) -> bool:
+    if (folder / _IMAGE_PROCESSOR_CONFIG).is_file():
+        return True
+    return isinstance(json_object(folder / _PROCESSOR_CONFIG).get(_IMAGE_PROCESSOR), dict)
 
 
 def _has_chat_template(folder: Path) -> bool:
     if any((folder / name).is_file() for name in _CHAT_TEMPLATES):
         return True
-    return any(json_object(folder / name).get("chat_template") for name in _WITH_CHAT_TEMPLATE)
+    return any(json_object(folder / name).get("chat_template") for name in (_PROCESSOR_CONFIG, _TOKENIZER_CONFIG))
 
 
 def json_object(file: Path) -> dict[str, Any]:

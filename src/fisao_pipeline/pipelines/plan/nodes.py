@@ -34,9 +34,8 @@ def make_plan(
     """Sizes, memory, tokens and hours as far as the configurations that are here tell; and all that is missing."""
     from fisao_pipeline.chosen_vocabulary import load_vocabulary  # noqa: PLC0415 - slow to import
     from fisao_pipeline.models.own_encoder import compare_towers  # noqa: PLC0415
-    from fisao_pipeline.models.packages import check_packages, check_sampler_package  # noqa: PLC0415
+    from fisao_pipeline.models.packages import check_sampler_package  # noqa: PLC0415
     from fisao_pipeline.models.prompts import PromptEncoder  # noqa: PLC0415
-    from fisao_pipeline.models.shape import load_config, policy_shape, verifier_shape  # noqa: PLC0415
     from fisao_pipeline.planning.plan import Run, card_faults, context_fault, format_plan, plan_run  # noqa: PLC0415
 
     faults = [*subject.faults, *comparison_faults(sampling, annotation, training)]
@@ -49,24 +48,9 @@ def make_plan(
         check_sampler_package(sampling.sampler)
     except ImportError as error:
         faults.append(str(error))
-    shapes: dict[str, Any] = {"policy_backbone": None, "verifier": None}
-    for name, measure in (
-        ("policy_backbone", lambda source: policy_shape(source, training.lora)),
-        ("verifier", verifier_shape),
-    ):
-        try:
-            shapes[name] = measure(subject.models[name])
-        except ModelNotFoundError as error:
-            # The entry's own check has said so already.
-            faults += [] if str(error) in faults else [f"{name}: {error}"]
-        except (ValueError, OSError, AttributeError) as error:
-            faults.append(f"{name}: {error}")
+    shapes = _measured(subject, training, faults)
     planned: dict[str, Any] = {}
     if shapes["policy_backbone"] is not None:
-        try:
-            check_packages(load_config(subject.models["policy_backbone"]), subject.models["policy_backbone"])
-        except ImportError as error:
-            faults.append(f"policy_backbone: {error}")
         limit = inspect.signature(PromptEncoder).parameters["cache_bytes"].default
         checkpointing = bool(subject.models["policy_backbone"].options.get("gradient_checkpointing"))
         run = Run(
@@ -91,6 +75,30 @@ def make_plan(
             # Not through the log, which wraps lines.
             click.echo(f"{format_plan(planned)}{notes}")
     return {**planned, "faults": faults}, faults
+
+
+def _measured(subject: PlanSubject, training: PolicyTrainingParams, faults: list[str]) -> dict[str, Any]:
+    """Sizes of both models, None where one cannot be measured; that, and what loading would refuse, are faults, too."""
+    from fisao_pipeline.models.loading_faults import loading_faults  # noqa: PLC0415 - slow to import
+    from fisao_pipeline.models.shape import policy_shape, verifier_shape  # noqa: PLC0415
+
+    shapes: dict[str, Any] = {"policy_backbone": None, "verifier": None}
+    for name, measure in (
+        ("policy_backbone", lambda source: policy_shape(source, training.lora)),
+        ("verifier", verifier_shape),
+    ):
+        found = []
+        try:
+            shapes[name] = measure(subject.models[name])
+        except ModelNotFoundError as error:
+            # The entry's own check has said so already.
+            found += [] if str(error) in faults else [str(error)]
+        except (ImportError, ValueError, OSError, AttributeError) as error:
+            found.append(str(error))
+        found += loading_faults(name, subject.models[name])
+        # What both refuse, they refuse in the same words.
+        faults += [f"{name}: {fault}" for fault in dict.fromkeys(found)]
+    return shapes
 
 
 def card_here(params: PlanParams) -> Card | None:
