@@ -9,16 +9,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 KEDRO := $(BIN)/kedro
-# pip compiles what it installs on one core; this does it on all of them. What cannot be compiled is no module.
-define install
-	$(PIP) install --quiet --no-compile --constraint $(CONSTRAINTS) $(1)
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
-endef
 CONSTRAINTS := .ci/constraints.txt
 # Exactly one torch, installed before all else: pip resolving a range may fetch CUDA packages that are then replaced.
 TORCH := $(shell grep '^torch==' $(CONSTRAINTS))
 
-# Stamps, so that nothing is installed again before pyproject.toml or the constraints change.
+# pip compiles what it installs on one core; the second command does it on all. What cannot be compiled is no module.
+INSTALL := $(PIP) install --quiet --no-compile --constraint $(CONSTRAINTS)
+COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
+
+# Stamps, so that nothing is installed again before pyproject.toml or the constraints change. A larger set of packages is
+# installed at once, and counts as the smaller ones, too.
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_MUTATION := $(VENV)/.installed-mutation
@@ -34,30 +34,42 @@ SCENES := data/01_raw/pocket_scenes/prompts.jsonl
 export DO_NOT_TRACK ?= true
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help setup setup-dev scenes run test test-slow test-gpu lint mutation bench bench-gpu seeds ablation ablation-docs viz viz-site mlflow \
     lmms-env constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
-$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+define NEW_VENV
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install --quiet --no-compile --constraint $(CONSTRAINTS) $(TORCH)
-	$(call install,--editable .)
+	$(INSTALL) $(TORCH)
+endef
+
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	$(NEW_VENV)
+	$(INSTALL) --editable .
+	@$(COMPILE)
 	@touch $@
 
-$(INSTALLED_DEV): $(INSTALLED)
-	$(call install,--editable '.[dev]')
-	@touch $@
+$(INSTALLED_DEV): pyproject.toml $(CONSTRAINTS)
+	$(NEW_VENV)
+	$(INSTALL) --editable '.[dev]'
+	@$(COMPILE)
+	@touch $(INSTALLED) $@
 
-$(INSTALLED_MUTATION): $(INSTALLED_DEV)
-	$(call install,--editable '.[dev,mutation]')
-	@touch $@
+$(INSTALLED_MUTATION): pyproject.toml $(CONSTRAINTS)
+	$(NEW_VENV)
+	$(INSTALL) --editable '.[dev,mutation]'
+	@$(COMPILE)
+	@touch $(INSTALLED) $(INSTALLED_DEV) $@
 
-$(INSTALLED_BENCH): $(INSTALLED_DEV)
-	$(call install,--editable '.[dev,bench]')
-	@touch $@
+$(INSTALLED_BENCH): pyproject.toml $(CONSTRAINTS)
+	$(NEW_VENV)
+	$(INSTALL) --editable '.[dev,bench]'
+	@$(COMPILE)
+	@touch $(INSTALLED) $(INSTALLED_DEV) $@
 
 # The registry's torchvision is built for CUDA; beside the CPU build of torch it cannot be imported, and what asks whether
 # it is there fails. Images are then read without it.
