@@ -67,9 +67,9 @@ $(INSTALLED_MUTATION): pyproject.toml $(CONSTRAINTS)
 
 $(INSTALLED_BENCH): pyproject.toml $(CONSTRAINTS)
 	$(NEW_VENV)
-	$(INSTALL) --editable '.[dev,bench]'
+	$(INSTALL) --editable '.[bench]'
 	@$(COMPILE)
-	@touch $(INSTALLED) $(INSTALLED_DEV) $@
+	@touch $(INSTALLED) $@
 
 # The registry's torchvision is built for CUDA; beside the CPU build of torch it cannot be imported, and what asks whether
 # it is there fails. Images are then read without it.

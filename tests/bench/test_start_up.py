@@ -71,7 +71,7 @@ def test_import(compare, tmp_path):
         Work("`import fisao_pipeline`", 1, "starts"),
         lambda: start([sys.executable, "-c", "import fisao_pipeline"], tmp_path),
         [Rival("`python -c pass`", with_nothing, is_floor=True)],
-        rounds=9,
+        rounds=5,
     )
     seconds = compare.benchmark.stats.stats.median
     rows[0].update(target="≤ 0.3 s", met=seconds <= 0.3, ours=f"{seconds:.3f} s")
