@@ -10,7 +10,7 @@ from fisao_pipeline.runs.start_up import StartUpHooks, collect_seldom  # noqa: E
 
 collect_seldom()
 
-from fisao_pipeline.runs.determinism import DeterminismHooks  # noqa: E402
+from fisao_pipeline.runs.determinism import RuntimeHooks  # noqa: E402
 from fisao_pipeline.runs.lineage import LineageHooks  # noqa: E402
 from fisao_pipeline.runs.plan_hooks import PlanHooks  # noqa: E402
 from fisao_pipeline.runs.preflight import PreflightHooks  # noqa: E402
@@ -31,7 +31,7 @@ HOOKS = (
     RunLockHooks(),
     PreflightHooks(),
     PlanHooks(),
-    DeterminismHooks(),
+    RuntimeHooks(),
     StartUpHooks(),
 )
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from tests.gpu.ceilings import synchronize
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from fisao_pipeline.models.policy import Policy
+from fisao_pipeline.models import decoding
+from fisao_pipeline.models.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -98,22 +100,30 @@ class Tracer:
 
 
 @contextmanager
-def traced_steps(policy: Policy, tracer: Tracer, first: int, steps: int) -> Iterator[None]:
-    """Trace as many of the policy's forward passes in the block, from number `first` on; the prompts' is number 0."""
-    count = 0
+def traced_steps(tracer: Tracer, first: int, steps: int) -> Iterator[None]:
+    """Trace as many steps of drawing in the block, recorded ones or plain, from number `first` on; the first is 0."""
+    count, real = 0, decoding.steps_of
 
-    def note(*_) -> None:
-        nonlocal count
-        if count == first:
-            tracer.start()
-        elif count == first + steps:
-            tracer.stop()
-        count += 1
+    def noted(*given) -> Steps:
+        made = real(*given)
+        after = made.after
 
-    handle = policy.backbone.register_forward_pre_hook(note)
+        def note(*arguments) -> Tensor:
+            nonlocal count
+            if count == first:
+                tracer.start()
+            elif count == first + steps:
+                tracer.stop()
+            count += 1
+            return after(*arguments)
+
+        made.after = note
+        return made
+
+    decoding.steps_of = noted
     try:
         yield
     finally:
-        handle.remove()
+        decoding.steps_of = real
     if count <= first + steps:
-        raise ValueError(f"{count} forward passes ran, too few to trace {steps} from number {first} on")
+        raise ValueError(f"{count} steps ran, too few to trace {steps} from number {first} on")

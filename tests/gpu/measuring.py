@@ -25,7 +25,7 @@ from fisao_pipeline.training.ppo import ScoredRollouts, ppo_round, score_rollout
 from fisao_pipeline.training.rollouts import build_rollouts
 from fisao_pipeline.training.sampling import sample_responses
 
-# Forward passes of sampling that are traced; the prompts' is number 0.
+# Steps of sampling that are traced, of the first for whose tokens room is made; the first of them is number 0.
 TRACED_FROM, TRACED_STEPS = 4, 8
 
 
@@ -212,8 +212,8 @@ def _trace(round_: Round, responses: pd.DataFrame, found: Measured) -> None:
     bench, device = round_.bench, round_.policy.device
     tracer = Tracer(device)
     prompts = round_.prompts.head(max(1, bench.sampling_batch // bench.responses))
-    with traced_steps(round_.policy, tracer, TRACED_FROM, TRACED_STEPS):
-        round_.sample(prompts, TRACED_FROM + TRACED_STEPS + 1)
+    with traced_steps(tracer, TRACED_FROM, TRACED_STEPS):
+        round_.sample(prompts, TRACED_FROM + TRACED_STEPS + 2)
     found.kernels["sampling"] = tracer.kernels()
     scored = round_.score(responses.head(max(bench.responses, round_.micro.size)))
     tracer = Tracer(device)

@@ -12,10 +12,12 @@ from tests.training.test_ppo import params
 from torch import Tensor
 
 from fisao_pipeline.method.calibration import auroc
+from fisao_pipeline.models.cuda_graph import CudaGraph
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.halving import HalvingSize
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.models.steps import plain_reason, plain_steps
 from fisao_pipeline.models.verifier import load_verifier
 from fisao_pipeline.pocket.scenes import CATEGORIES
 from fisao_pipeline.runs.determinism import deterministic_algorithms
@@ -61,6 +63,55 @@ def test_the_policys_logprobs_are_those_of_float32(shipped, device):
     assert gap.mean() < 0.05
     assert gap.quantile(0.95) < 0.25
     assert gap.max() > 0, "bfloat16 that computes as float32 does is none"
+
+
+@pytest.fixture
+def replays(monkeypatch) -> list[CudaGraph]:
+    """Every replay of a graph."""
+    seen, replay = [], CudaGraph.replay
+    monkeypatch.setattr(CudaGraph, "replay", lambda self: (seen.append(self), replay(self))[1])
+    return seen
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_recorded_steps_draw_what_plain_ones_draw(shipped, replays, dtype):
+    policy = policy_on("cuda", dtype)
+    batch = shipped.batch(policy, 8)
+
+    def draw(temperature: float = 1.0):
+        torch.manual_seed(1)
+        return policy.sample(batch, Decoding(temperature, 48), 4)
+
+    for _ in range(3):  # compared with plain steps at first, and later not
+        with plain_steps():
+            expected, certain = draw(), draw(0.0)
+        assert not replays
+        found, sure = draw(), draw(0.0)
+        assert plain_reason(policy.backbone) is None and len(set(replays)) > 1
+        replays.clear()
+        with torch.no_grad():
+            rows = [row for row in range(8) for _ in range(4)]
+            scored, _ = policy.score(batch, found.ids, found.mask, 1.0, prompt_of_row=rows)
+        gap = (scored - found.logprobs)[found.mask].abs()
+        if dtype == "float32":
+            assert torch.equal(found.ids, expected.ids) and torch.equal(sure.ids, certain.ids)
+            assert gap.max() < 1e-3
+        else:  # rounded otherwise, as more places are added up
+            assert gap.mean() < 0.05
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_recorded_steps_do_not_keep_more_memory_with_every_batch(shipped, replays):
+    policy = policy_on("cuda", "bfloat16")
+    batch, reserved = shipped.batch(policy, 8), []
+    for _ in range(8):
+        policy.sample(batch, Decoding(1.0, 48), 4)
+        reserved.append(torch.cuda.memory_allocated())
+    assert replays
+    assert max(reserved[2:]) <= reserved[1] + (8 << 20)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -1,4 +1,4 @@
-"""`runtime.deterministic`: on while a run lasts, off again however it ends, refused where it comes too late."""
+"""`runtime.deterministic` and `cuda_graphs`: as asked for while a run lasts, as before however it ends."""
 
 import os
 
@@ -7,6 +7,7 @@ import torch
 from kedro.framework.project import settings
 from kedro.framework.startup import bootstrap_project
 
+from fisao_pipeline.models import steps
 from fisao_pipeline.runs.determinism import REPEATABLE, WORKSPACE, deterministic_algorithms
 from fisao_pipeline.runs.preflight import NotReadyError
 
@@ -16,6 +17,8 @@ LOOKING_NODES = """
     import torch
     from kedro.pipeline import Node, Pipeline
 
+    from fisao_pipeline.models import steps
+
 
     def look(behaviour: str):
         found = {{
@@ -23,6 +26,7 @@ LOOKING_NODES = """
             "cudnn": torch.backends.cudnn.deterministic,
             "benchmark": torch.backends.cudnn.benchmark,
             "workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+            "graphs": not steps._is_off,
         }}
         if behaviour == "fail":
             raise ValueError(str(found))
@@ -32,7 +36,7 @@ LOOKING_NODES = """
     def create_pipeline():
         return Pipeline([Node(look, "params:behaviour", "found", name="look")])
 """
-ON = {"algorithms": True, "cudnn": True, "benchmark": False, "workspace": ":4096:8"}
+ON = {"algorithms": True, "cudnn": True, "benchmark": False, "workspace": ":4096:8", "graphs": True}
 
 
 def state() -> dict:
@@ -41,6 +45,7 @@ def state() -> dict:
         "cudnn": torch.backends.cudnn.deterministic,
         "benchmark": torch.backends.cudnn.benchmark,
         "workspace": os.environ.get(WORKSPACE),
+        "graphs": not steps._is_off,
     }
 
 
@@ -85,6 +90,15 @@ def test_it_is_off_after_a_run_that_failed(looking_project, mlflow_store):
     before = state()
     with pytest.raises(ValueError, match="'algorithms': True, 'cudnn': True"):
         run(looking_project, behaviour="fail", runtime={"deterministic": True})
+    assert state() == before
+
+
+def test_graphs_are_off_within_a_run_that_wants_none(looking_project, mlflow_store):
+    before = state()
+    assert run(looking_project, runtime={"cuda_graphs": False}) == {**before, "graphs": False}
+    assert state() == before and before["graphs"]
+    with pytest.raises(ValueError, match="'graphs': False"):
+        run(looking_project, behaviour="fail", runtime={"cuda_graphs": False})
     assert state() == before
 
 

@@ -13,6 +13,7 @@ from transformers import Cache
 from fisao_pipeline.method.logprobs import sampling_logits
 from fisao_pipeline.models.backbones.generic import BackboneKind
 from fisao_pipeline.models.shared_prompts import cache_of_completions
+from fisao_pipeline.models.steps import steps_of
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def _drawn(
     positions = kind.next_positions(inputs)
     if positions is not None:
         positions = positions.repeat_interleave(k)
+    steps = steps_of(kind, cache, inputs["attention_mask"].repeat_interleave(k, dim=0), positions)
     logits = logits.repeat_interleave(k, dim=0)
-    attention = inputs["attention_mask"].repeat_interleave(k, dim=0)
     shape = (logits.shape[0], decoding.max_new_tokens)
     ids = torch.full(shape, pad_id, device=logits.device)
     mask = torch.zeros(shape, dtype=torch.bool, device=logits.device)
@@ -101,12 +102,10 @@ def _drawn(
         count = int(alive.sum())
         if count == 0 or step + 1 == decoding.max_new_tokens:
             break
-        attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
         if count <= 0.75 * len(rows):
-            cache.batch_select_indices(alive.nonzero().squeeze(-1))
-            positions = positions[alive] if positions is not None else None
-            rows, tokens, attention, alive = rows[alive], tokens[alive], attention[alive], alive[alive]
-        logits, cache = kind.step(tokens, attention, cache, positions + step if positions is not None else None)
+            steps.select(alive.nonzero().squeeze(-1))
+            rows, tokens, alive = rows[alive], tokens[alive], alive[alive]
+        logits = steps.after(tokens, decoding.max_new_tokens - step - 2)
     return Completions(ids[:, : step + 1], mask[:, : step + 1], logprobs[:, : step + 1])
 
 

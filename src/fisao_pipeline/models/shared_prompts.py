@@ -98,11 +98,52 @@ class SharedPrompts(Cache):
         for layer in self.layers:
             layer.select(source // k, source % k, kept)
 
+    @property
+    def length(self) -> int:
+        """Tokens of each row that are there."""
+        return self.layers[0].length
+
+    @property
+    def room(self) -> int:
+        """Tokens of each row that there is room for, those that are there included."""
+        return self.layers[0].room
+
+    def make_room(self) -> None:
+        """Make room for more: what a step reads lies elsewhere from now on."""
+        for layer in self.layers:
+            layer.make_room()
+
+    @contextmanager
+    def fixed_shapes(self, place: Int[Tensor, ""]) -> Iterator[None]:
+        """Within it, a step does the same operations on the same memory however many tokens there are.
+
+        All places for tokens are looked at, and the step's mask says which of them count; for one token more there must
+        be room. What steps take in here counts once ``took_in`` says so.
+
+        Args:
+            place: Where the next token goes, ``length`` as a tensor of the model's device; read by the device alone.
+        """
+        self.grid.place = place
+        try:
+            yield
+            for layer in self.layers:
+                layer.check_read()
+        finally:
+            self.grid.forget_place()
+            for layer in self.layers:
+                layer.is_read = True
+
+    def took_in(self) -> None:
+        """Count one more token of each row."""
+        for layer in self.layers:
+            layer.length += 1
+
 
 class _Grid:
     """Rows in a grid of n prompts and k places, of which some are empty where a prompt has fewer rows than others."""
 
     def __init__(self, owner: Int[Tensor, " r"], prompts: int, k: int) -> None:
+        self.place: Tensor | None = None  # of the next token, where shapes are fixed
         self._deal(owner, prompts, k)
 
     def _deal(self, owner: Int[Tensor, " r"], prompts: int, k: int) -> None:
@@ -112,7 +153,11 @@ class _Grid:
         number = torch.arange(len(owner), device=owner.device) - self.first[owner]
         # Each row's place, prompt · k + its number among that prompt's.
         self.slots = owner * k + number
-        self._bias: tuple[Tensor, Tensor] | None = None
+        self._bias: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def forget_place(self) -> None:
+        """Shapes are fixed no longer."""
+        self.place = self._bias = None
 
     def select(self, indices: Int[Tensor, " r"]) -> tuple[Int[Tensor, " nk"], Int[Tensor, " n"] | None]:
         """Deal these rows anew, into a grid as small as will do.
@@ -139,10 +184,15 @@ class _Grid:
         x = x.transpose(1, 2).flatten(0, 1)
         return x if self.is_full else x.index_select(0, self.slots.to(x.device))
 
-    def prompt_bias(self, mask: Bool[Tensor, "r 1 1 s"], heads: int, tokens: int) -> Float[Tensor, "nh 1 p"]:
-        """What a step's mask adds to scores of the prompts' tokens, 0 or -inf, the same for all layers.
+    def biases(
+        self, mask: Bool[Tensor, "r 1 1 s"], heads: int, tokens: int
+    ) -> tuple[Float[Tensor, "nh 1 p"], Float[Tensor, " t"]]:
+        """What a step's mask adds to scores, 0 or -inf, the same for all layers.
 
-        A row's own tokens all count.
+        A row's own tokens all count, or where shapes are fixed as many as are there, alike for all rows.
+
+        Returns:
+            Of the prompts' tokens, and of a row's own.
 
         Raises:
             TypeError: The mask is none of yes and no.
@@ -150,10 +200,11 @@ class _Grid:
         if self._bias is None or self._bias[0] is not mask:
             if mask.dtype != torch.bool:
                 raise TypeError(f"attention with a mask of {mask.dtype} is not this one: it takes True and False")
-            hidden = ~mask[self.first.to(mask.device), 0, :, :tokens]
+            hidden = ~mask[self.first.to(mask.device), 0]
             bias = torch.zeros_like(hidden, dtype=torch.float32).masked_fill_(hidden, -torch.inf)
-            self._bias = mask, bias.repeat_interleave(heads, dim=0)
-        return self._bias[1]
+            of_prompt = bias[:, None, :, :tokens].expand(-1, heads, -1, -1).flatten(0, 1)
+            self._bias = mask, of_prompt, bias[0, 0, tokens:]
+        return self._bias[1:]
 
 
 class _Layer(DynamicLayer):
@@ -182,13 +233,26 @@ class _Layer(DynamicLayer):
             RuntimeError: The attention has not looked at the cache.
         """
         self.check_read()
-        if self.length == self.keys.shape[-2]:
-            self.keys = _with_room(self.keys)  # one after the other, so that one only is there twice
-            self.values = _with_room(self.values)
-        self.keys.select(-2, self.length).copy_(self.grid.put(key_states[:, :, 0]))
-        self.values.select(-2, self.length).copy_(self.grid.put(value_states[:, :, 0]))
-        self.length, self.is_read = self.length + 1, False
+        self.is_read, place = False, self.grid.place
+        taken = (self.grid.put(key_states[:, :, 0]), self.grid.put(value_states[:, :, 0]))
+        if place is not None:
+            for all_of_them, new in zip((self.keys, self.values), taken, strict=True):
+                all_of_them.index_copy_(-2, place.view(1), new.unsqueeze(-2))
+            return key_states, value_states
+        if self.length == self.room:
+            self.make_room()
+        for all_of_them, new in zip((self.keys, self.values), taken, strict=True):
+            all_of_them.select(-2, self.length).copy_(new)
+        self.length += 1
         return key_states, value_states
+
+    @property
+    def room(self) -> int:
+        return self.keys.shape[-2]
+
+    def make_room(self) -> None:
+        self.keys = _with_room(self.keys)  # one after the other, so that one only is there twice
+        self.values = _with_room(self.values)
 
     def check_read(self) -> None:
         """Every token that was taken in must have been attended with.
@@ -199,8 +263,14 @@ class _Layer(DynamicLayer):
         if not self.is_read:
             raise RuntimeError("a layer's attention read its cache without the prompts: it is not the model's own")
 
-    def get_seq_length(self) -> int:
-        return self.prompt_keys.shape[-2] + self.length
+    def get_seq_length(self) -> int | Int[Tensor, ""]:
+        """Tokens before the step's; where shapes are fixed the device alone knows, as in transformers' static one."""
+        return self.prompt_keys.shape[-2] + (self.length if self.grid.place is None else self.grid.place)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Width of a step's mask, and where it begins."""
+        own = self.length + query_length if self.grid.place is None else self.room
+        return self.prompt_keys.shape[-2] + own, 0
 
     def select(self, prompts: Int[Tensor, " nk"], places: Int[Tensor, " nk"], kept: Int[Tensor, " n"] | None) -> None:
         """Fill the new grid from these places of the old one, and keep these prompts; None for all."""
@@ -218,16 +288,25 @@ class _Layer(DynamicLayer):
         """Attention over a row's prompt, p tokens, and its own, t tokens; scores and sums in float32.
 
         The fewest operations that do it, for on a GPU a step lasts as long as they take to launch.
+
+        Raises:
+            ValueError: Shapes are fixed, and no mask says how many of a row's own tokens there are.
         """
         self.is_read = True
         grid, (n, h, p, d), e = self.grid, self.prompt_keys.shape, self.values.shape[-1]
         r, heads, k, g = query.shape[0], query.shape[1], grid.k, query.shape[1] // h
         query = grid.put(query.reshape(r, h, g, d)).contiguous().view(n * h, k * g, d)
-        keys, values = (x[..., : self.length, :].flatten(0, 2) for x in (self.keys, self.values))
+        counted = self.length if grid.place is None else self.room
+        keys, values = (x[..., :counted, :].flatten(0, 2) for x in (self.keys, self.values))
         to_prompt = _product(query, self.prompt_keys.flatten(0, 1).mT)
-        if mask is not None:
-            to_prompt += grid.prompt_bias(mask, h, p).to(to_prompt.device)
         to_own = _product(query.view(n * h * k, g, d), keys.mT)
+        if mask is not None:
+            of_prompt, of_own = grid.biases(mask, h, p)
+            to_prompt += of_prompt.to(to_prompt.device)
+            if grid.place is not None:
+                to_own += of_own.to(to_own.device)
+        elif grid.place is not None:
+            raise ValueError("steps of fixed shapes need a mask")
         scores = torch.cat([to_prompt.view(n * h * k, g, p), to_own], dim=-1).mul_(scaling)
         weights = scores.softmax(dim=-1).to(values.dtype)
         seen = _product(weights.view(n * h, k * g, -1)[..., :p], self.prompt_values.flatten(0, 1))
@@ -236,7 +315,8 @@ class _Layer(DynamicLayer):
 
 
 def _with_room(x: Float[Tensor, "n h k t d"]) -> Float[Tensor, "n h k t+ROOM d"]:
-    return torch.cat([x, x.new_empty(*x.shape[:-2], ROOM, x.shape[-1])], dim=-2)
+    # Zeros, as what is not there yet is looked at where shapes are fixed, and 0 · NaN is none.
+    return torch.cat([x, x.new_zeros(*x.shape[:-2], ROOM, x.shape[-1])], dim=-2)
 
 
 def _product(a: Float[Tensor, "b i j"], b: Float[Tensor, "b j k"]) -> Float[Tensor, "b i k"]:

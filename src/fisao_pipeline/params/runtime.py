@@ -11,6 +11,9 @@ class RuntimeParams(StageParams):
     """How this process computes, whatever the stage."""
 
     deterministic: bool = Field(description="Whether only algorithms that repeat bit by bit on a GPU are used.")
+    cuda_graphs: bool = Field(
+        default=True, description="Whether steps of drawing are recorded as CUDA graphs, on a GPU, and replayed."
+    )
     force: bool = Field(default=False, description="Whether nodes are run whose outputs are there and fresh, too.")
     registered_model: str | None = Field(
         default=None,

@@ -1,4 +1,4 @@
-"""`runtime.deterministic`: runs that repeat bit by bit on the same GPU, and a process as it was before them."""
+"""How a run computes (`runtime`): bit by bit as before on the same GPU, with CUDA graphs; and a process as it was."""
 
 from __future__ import annotations
 
@@ -21,19 +21,24 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 REPEATABLE = (":4096:8", ":16:8")
 
 
-class DeterminismHooks:
-    """Switches determinism on for a run whose parameters ask for it, and back when the run ends, however it ends."""
+class RuntimeHooks:
+    """Has a run compute as its parameters say, and the process as before when the run ends, however it ends."""
 
     def __init__(self) -> None:
         self._restore = ExitStack()
 
     @hook_impl(trylast=True)  # after what may refuse the run, of whose end nobody would be told
     def before_pipeline_run(self, catalog: DataCatalog) -> None:
-        """Switch on."""
+        """Switch on what is asked for, and off what is not wanted."""
         self._restore.close()
-        if is_deterministic(catalog):
+        runtime = runtime_params(catalog)
+        if runtime.deterministic:
             self._restore.enter_context(deterministic_algorithms())
             logger.info("Deterministic algorithms only (runtime.deterministic).")
+        if not runtime.cuda_graphs:
+            from fisao_pipeline.models.steps import plain_steps  # noqa: PLC0415 - slow to import, and seldom wanted
+
+            self._restore.enter_context(plain_steps())
 
     @hook_impl
     def after_pipeline_run(self) -> None:

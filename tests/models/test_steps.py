@@ -1,0 +1,195 @@
+"""Steps that are recorded and replayed draw what plain ones draw, or are not recorded and say why."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.backbone_zoo import ZOO, Picture, build
+from tests.fake_graph import FakeGraph
+from tests.pocket_models import LORA, favour, stir
+
+from fisao_pipeline.models import shared_prompts, steps
+from fisao_pipeline.models.decoding import Decoding
+from fisao_pipeline.models.policy import Policy
+from fisao_pipeline.models.shared_prompts import unshared_reason
+from fisao_pipeline.models.source import ModelSource
+from fisao_pipeline.models.steps import plain_reason, plain_steps
+
+
+@pytest.fixture(autouse=True)
+def graphs(monkeypatch):
+    """This processor records."""
+    monkeypatch.setattr(steps, "_graph_after", lambda device: FakeGraph)
+    monkeypatch.setattr(shared_prompts, "ROOM", 6)
+    monkeypatch.setattr(FakeGraph, "recorded", 0)
+    monkeypatch.setattr(FakeGraph, "replayed", 0)
+
+
+@pytest.fixture
+def policy(world):
+    """Its completions end early, each at another length: rows and prompts leave on the way."""
+    policy = stir(world.policy())
+    return favour(policy, policy.tokenizer.eos_token_id, 3.0)
+
+
+def draw(policy, batch, k=3, tokens=22, temperature=1.0):
+    torch.manual_seed(0)
+    return policy.sample(batch, Decoding(temperature, tokens), k)
+
+
+def same(one, other) -> None:
+    assert torch.equal(one.ids, other.ids)
+    torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=0)
+
+
+def plainly(policy, batch, **options):
+    with plain_steps():
+        return draw(policy, batch, **options)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_same_is_drawn(world, policy, k):
+    batch = world.batch(policy, 8)
+    expected = plainly(policy, batch, k=k)
+    assert FakeGraph.recorded == FakeGraph.replayed == 0
+    assert len(set(expected.mask.sum(dim=1).tolist())) > 3
+    for _ in range(2):
+        same(draw(policy, batch, k=k), expected)
+    assert plain_reason(policy.backbone) is None
+    assert FakeGraph.recorded > 4 and FakeGraph.replayed > 3 * FakeGraph.recorded / 2
+
+
+def test_what_is_drawn_beyond_what_is_compared_is_the_replays(world, policy, monkeypatch):
+    monkeypatch.setattr(steps, "_COMPARED", 0)
+    batch = world.batch(policy, 8)
+    expected = plainly(policy, batch)
+    taken = []
+    step = policy.kind.step
+    monkeypatch.setattr(policy.kind, "step", lambda *given: taken.append(1) or step(*given))
+    drawn = draw(policy, batch)
+    same(drawn, expected)
+    assert len(taken) + FakeGraph.replayed == drawn.ids.shape[1] - 1 + FakeGraph.recorded
+    assert FakeGraph.replayed > len(taken) - 2 * FakeGraph.recorded
+
+
+@pytest.mark.parametrize("compared", [0, 8])
+@pytest.mark.parametrize("name", ZOO)
+def test_every_kind_draws_the_same(name, compared, tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "_COMPARED", compared)
+    torch.manual_seed(0)
+    policy = stir(Policy.load(ModelSource(str(build(name, tmp_path)), dtype="float32", device="cpu"), lora=LORA))
+    prompts = ["Describe this image.", "What?", "Is there a dog in the picture, or is there none?"]
+    batch = policy.encode(prompts, ["square", "wide", "tall"], Picture())
+    same(draw(policy, batch, tokens=15), plainly(policy, batch, tokens=15))
+    assert plain_reason(policy.backbone) is None
+    assert (FakeGraph.replayed == 0) == (unshared_reason(policy.backbone) is not None)
+
+
+def test_sixteen_bits_draw_the_same(world):
+    policy = stir(Policy.load(replace(world.policy_source, dtype="bfloat16"), lora=LORA))
+    batch = world.batch(policy, 4)
+    expected, drawn = plainly(policy, batch, temperature=0.0), draw(policy, batch, temperature=0.0)
+    assert FakeGraph.replayed
+    # Rounded otherwise where places that do not count are added up, too.
+    assert (drawn.ids == expected.ids).float().mean() > 0.9
+
+
+def test_what_python_computes_anew_at_each_step_is_noticed(world, policy, monkeypatch, caplog):
+    """A model that counts its steps by itself: a recording knows one number only."""
+    batch, step, place = world.batch(policy), policy.kind.step, []
+
+    def counting(tokens, mask, cache, positions):
+        logits, cache = step(tokens, mask, cache, positions)
+        return logits + 1e-3 * place[-1].taken * torch.arange(logits.shape[-1]), cache
+
+    after = steps.Steps.after
+    monkeypatch.setattr(policy.kind, "step", counting)
+    for owner in (steps.Steps, steps.RecordedSteps):
+        after = owner.after
+        monkeypatch.setattr(owner, "after", lambda self, *given, after=after: place.append(self) or after(self, *given))
+    expected = plainly(policy, batch)
+    with caplog.at_level(logging.WARNING):
+        same(draw(policy, batch), expected)
+        same(draw(policy, batch), expected)
+    assert FakeGraph.replayed == 1
+    told = [r.message for r in caplog.records]
+    assert len(told) == 1 and "not recorded" in told[0] and "logits are off by" in told[0]
+
+
+def test_a_model_that_asks_the_device_is_not_recorded(world, policy, monkeypatch, caplog):
+    batch, step = world.batch(policy), policy.kind.step
+
+    def asking(tokens, mask, cache, positions):
+        assert int(tokens.max()) >= 0
+        return step(tokens, mask, cache, positions)
+
+    expected = plainly(policy, batch)
+    monkeypatch.setattr(policy.kind, "step", asking)
+    with caplog.at_level(logging.WARNING):
+        same(draw(policy, batch), expected)
+        same(draw(policy, batch), expected)
+    assert FakeGraph.recorded == FakeGraph.replayed == 0
+    assert [r.message for r in caplog.records] == [
+        "Steps of drawing are not recorded as CUDA graphs, and so slower: RuntimeError: aten::_local_scalar_dense: "
+        "operation not permitted when stream is capturing"
+    ]
+
+
+def test_an_error_of_the_model_itself_is_raised(world, policy, monkeypatch):
+    def broken(tokens, mask, cache, positions):
+        raise ValueError("broken")
+
+    monkeypatch.setattr(policy.kind, "step", broken)
+    with pytest.raises(ValueError, match="broken"):
+        draw(policy, world.batch(policy))
+
+
+def test_a_recording_that_runs_out_of_memory_costs_nothing_else(world, policy, monkeypatch, caplog):
+    batch = world.batch(policy)
+    expected, tried = plainly(policy, batch), []
+
+    def record(self, compute):
+        compute()
+        tried.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(FakeGraph, "record", record)
+    with caplog.at_level(logging.WARNING):
+        same(draw(policy, batch), expected)
+        assert len(tried) == 2
+        same(draw(policy, batch), expected)
+    assert len(tried) == 4, "each batch tries anew: the next may be smaller"
+    assert not caplog.records and plain_reason(policy.backbone) is None
+
+
+def test_a_step_that_runs_out_of_memory_is_the_callers_business(world, policy, monkeypatch):
+    def run(self, compute):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(FakeGraph, "run", run)
+    with pytest.raises(torch.OutOfMemoryError):
+        draw(policy, world.batch(policy))
+    assert not steps._RECORDING.locked()
+
+
+def test_two_threads_do_not_record_at_once(world, policy):
+    batch = world.batch(policy)
+    expected = plainly(policy, batch)
+    with steps._RECORDING:  # as another would have it
+        same(draw(policy, batch), expected)
+    assert FakeGraph.recorded == 0
+    same(draw(policy, batch), expected)
+    assert FakeGraph.recorded
+
+
+def test_attention_that_leaves_the_prompts_out_is_noticed(world, policy, monkeypatch):
+    step = policy.kind.step
+
+    def sabotaged(tokens, mask, cache, positions):
+        policy.backbone.get_decoder().config._attn_implementation = "sdpa"
+        return step(tokens, torch.ones_like(mask), cache, positions)
+
+    monkeypatch.setattr(policy.kind, "step", sabotaged)
+    with pytest.raises((RuntimeError, ValueError)):
+        draw(policy, world.batch(policy))
