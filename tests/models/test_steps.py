@@ -60,6 +60,14 @@ def test_the_same_is_drawn(world, policy, k):
     assert FakeGraph.recorded > 4 and FakeGraph.replayed > 3 * FakeGraph.recorded / 2
 
 
+def test_prompts_without_padding(world, policy):
+    """When there is no room left either, all counts, and transformers makes no mask."""
+    batch = world.batch(policy, 1)
+    assert batch.attention_mask.all()
+    same(draw(policy, batch), plainly(policy, batch))
+    assert FakeGraph.replayed and plain_reason(policy.backbone) is None
+
+
 def test_what_is_drawn_beyond_what_is_compared_is_the_replays(world, policy, monkeypatch):
     monkeypatch.setattr(steps, "_COMPARED", 0)
     batch = world.batch(policy, 8)
@@ -191,5 +199,5 @@ def test_attention_that_leaves_the_prompts_out_is_noticed(world, policy, monkeyp
         return step(tokens, torch.ones_like(mask), cache, positions)
 
     monkeypatch.setattr(policy.kind, "step", sabotaged)
-    with pytest.raises((RuntimeError, ValueError)):
+    with pytest.raises(RuntimeError, match="without the prompts"):
         draw(policy, world.batch(policy))

@@ -287,10 +287,8 @@ class _Layer(DynamicLayer):
     ) -> Float[Tensor, "r 1 H e"]:
         """Attention over a row's prompt, p tokens, and its own, t tokens; scores and sums in float32.
 
-        The fewest operations that do it, for on a GPU a step lasts as long as they take to launch.
-
-        Raises:
-            ValueError: Shapes are fixed, and no mask says how many of a row's own tokens there are.
+        The fewest operations that do it, for on a GPU a step lasts as long as they take to launch. Without a mask all
+        count.
         """
         self.is_read = True
         grid, (n, h, p, d), e = self.grid, self.prompt_keys.shape, self.values.shape[-1]
@@ -305,8 +303,6 @@ class _Layer(DynamicLayer):
             to_prompt += of_prompt.to(to_prompt.device)
             if grid.place is not None:
                 to_own += of_own.to(to_own.device)
-        elif grid.place is not None:
-            raise ValueError("steps of fixed shapes need a mask")
         scores = torch.cat([to_prompt.view(n * h * k, g, p), to_own], dim=-1).mul_(scaling)
         weights = scores.softmax(dim=-1).to(values.dtype)
         seen = _product(weights.view(n * h, k * g, -1)[..., :p], self.prompt_values.flatten(0, 1))
