@@ -80,8 +80,9 @@ class FakeGraph:
         return result
 
     def replay(self) -> None:
-        for function, arguments, options, result in self.entries:
-            new = function(*arguments, **options)
-            if result is not None:
-                tree_map(lambda old, fresh: old.copy_(fresh) if isinstance(old, Tensor) else None, result, new)
+        with torch.autocast("cpu", enabled=False):  # whose casts were recorded
+            for function, arguments, options, result in self.entries:
+                new = function(*arguments, **options)
+                if result is not None:
+                    tree_map(lambda old, fresh: old.copy_(fresh) if isinstance(old, Tensor) else None, result, new)
         type(self).replayed += 1

@@ -103,6 +103,26 @@ def test_sixteen_bits_draw_the_same(world):
     assert (drawn.ids == expected.ids).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("name", ZOO)
+def test_sixteen_bits_replay_exactly_what_a_step_computes(name, tmp_path, monkeypatch):
+    """Under autocast, whose casts are recorded and whose copies of weights are read."""
+    torch.manual_seed(0)
+    policy = stir(Policy.load(ModelSource(str(build(name, tmp_path)), dtype="bfloat16", device="cpu"), lora=LORA))
+    batch = policy.encode(["Describe this image.", "What?"], ["square", "wide"], Picture())
+    gaps, replayed = [], steps.RecordedSteps._replayed
+
+    def noted(self, recording):
+        plain = replayed(self, recording)
+        gaps.append(float((recording.logits - plain).abs().max()))
+        return plain
+
+    monkeypatch.setattr(steps.RecordedSteps, "_replayed", noted)
+    for reference in (False, True):
+        policy.sample(batch, Decoding(1.0, 8), 3, reference)
+    assert plain_reason(policy.backbone) is None and set(gaps) <= {0.0}
+    assert (len(gaps) > 0) == (unshared_reason(policy.backbone) is None)
+
+
 def test_what_python_computes_anew_at_each_step_is_noticed(world, policy, monkeypatch, caplog):
     """A model that counts its steps by itself: a recording knows one number only."""
     batch, step, place = world.batch(policy), policy.kind.step, []
