@@ -76,6 +76,7 @@ class FakeGraph:
         for tensor in tape.made:  # nothing was computed
             tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
         self.entries = tape.entries
+        self.before = None
         type(self).recorded += 1
         return result
 

@@ -21,6 +21,7 @@ from fisao_pipeline.models.steps import plain_reason, plain_steps
 def graphs(monkeypatch):
     """This processor records."""
     monkeypatch.setattr(steps, "_graph_after", lambda device: FakeGraph)
+    monkeypatch.setattr(steps, "_LAST", steps._Last())
     monkeypatch.setattr(shared_prompts, "ROOM", 6)
     monkeypatch.setattr(FakeGraph, "recorded", 0)
     monkeypatch.setattr(FakeGraph, "replayed", 0)
@@ -66,6 +67,21 @@ def test_prompts_without_padding(world, policy):
     assert batch.attention_mask.all()
     same(draw(policy, batch), plainly(policy, batch))
     assert FakeGraph.replayed and plain_reason(policy.backbone) is None
+
+
+def test_a_graph_follows_the_last_one_of_any_batch(world, policy, monkeypatch):
+    """Whose memory it takes: otherwise every batch would leave some behind."""
+    befores, made = [], []
+
+    def graph_after(before):
+        befores.append(before)
+        made.append(FakeGraph(before))
+        return made[-1]
+
+    monkeypatch.setattr(steps, "_graph_after", lambda device: graph_after)
+    for _ in range(2):
+        draw(policy, world.batch(policy))
+    assert len(made) > 4 and befores == [None, *made[:-1]]
 
 
 def test_what_is_drawn_beyond_what_is_compared_is_the_replays(world, policy, monkeypatch):
@@ -162,6 +178,20 @@ def test_a_model_that_asks_the_device_is_not_recorded(world, policy, monkeypatch
         "Steps of drawing are not recorded as CUDA graphs, and so slower: RuntimeError: aten::_local_scalar_dense: "
         "operation not permitted when stream is capturing"
     ]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_no_graph_follows_one_that_failed(world, policy, monkeypatch, error):
+    batch = world.batch(policy)
+    draw(policy, batch)
+    assert steps._LAST.graphs
+
+    def record(self, compute):
+        raise error("no")
+
+    monkeypatch.setattr(FakeGraph, "record", record)
+    draw(policy, batch)
+    assert not steps._LAST.graphs
 
 
 def test_an_error_of_the_model_itself_is_raised(world, policy, monkeypatch):

@@ -94,7 +94,7 @@ class RecordedSteps(Steps):
         cache: Of all rows, which share their prompts' keys and values.
         attention: As of ``Steps``.
         positions: As of ``Steps``.
-        graph_after: Makes a graph, given the one before, which is of no use any more.
+        graph_after: Makes a graph, given the one before, which is of no use any more; that of another batch at first.
     """
 
     cache: SharedPrompts
@@ -110,7 +110,6 @@ class RecordedSteps(Steps):
         super().__init__(kind, cache, attention, positions)
         self._graph_after = graph_after
         self._recording: _Recording | None = None
-        self._last: Graph | None = None
         self._width = attention.shape[1]
         self._out_of_memory = 0  # times
 
@@ -165,15 +164,17 @@ class RecordedSteps(Steps):
         except Exception as error:
             self._refuse(_line(error))
         else:
-            self._recording, self._last = recording, recording.graph
+            self._recording = recording
+            _LAST.graphs[tokens.device] = recording.graph
             return logits
+        _LAST.graphs.pop(tokens.device, None)  # a recording that failed may have left its memory unfit for another
         torch.clear_autocast_cache()  # of weights that nobody has computed
         return logits
 
     def _begin(self, tokens: Tensor) -> _Recording:
         rows, device = len(tokens), tokens.device
         recording = _Recording(
-            self._graph_after(self._last),
+            self._graph_after(_LAST.graphs.get(device)),
             torch.empty_like(tokens),
             self.attention.new_zeros(rows, self._width + self.cache.room),
             None if self.positions is None else torch.empty_like(self.positions),
@@ -222,6 +223,18 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
+class _Last(threading.local):
+    """This thread's last graph of a device.
+
+    Kept from batch to batch, for the next one computes in its memory: what a graph had the allocator gives to nothing
+    else, and back only when all memory is used up.
+    """
+
+    def __init__(self) -> None:
+        self.graphs: dict[torch.device, Graph] = {}
+
+
+_LAST = _Last()
 _RECORDING = threading.Lock()
 # By model, whose rounds are many: how many replays are still to be compared, and why it is not recorded.
 _TO_COMPARE: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
