@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.backbone_zoo import ZOO, Picture, build
-from tests.fake_graph import FakeGraph
+from tests.fake_graph import FakeGraph, HostReads
 from tests.pocket_models import LORA, favour, stir
 
 from fisao_pipeline.models import shared_prompts, steps
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
-from fisao_pipeline.models.shared_prompts import unshared_reason
+from fisao_pipeline.models.shared_prompts import cache_of_completions, unshared_reason
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.models.steps import plain_reason, plain_steps
 
@@ -137,6 +137,42 @@ def test_sixteen_bits_replay_exactly_what_a_step_computes(name, tmp_path, monkey
         policy.sample(batch, Decoding(1.0, 8), 3, reference)
     assert plain_reason(policy.backbone) is None and set(gaps) <= {0.0}
     assert (len(gaps) > 0) == (unshared_reason(policy.backbone) is None)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("name", ZOO)
+@torch.no_grad()
+def test_a_step_reads_no_memory_of_the_host(name, reads, tmp_path, monkeypatch):
+    policy = Policy.load(ModelSource(str(build(name, tmp_path)), dtype="float32", device="cpu"), lora=LORA)
+    if unshared_reason(policy.backbone) is not None:
+        return  # its steps are not recorded
+    kind, step = policy.kind, policy.kind.step
+    if reads:
+        monkeypatch.setattr(
+            kind, "step", lambda tokens, *more: step(tokens + torch.tensor([1]).to(tokens.device), *more)
+        )
+    inputs = kind.inputs(policy.encode(["Describe this image.", "What?"], ["square", "wide"], Picture()))
+    _, cache = kind.prefill(inputs)
+    positions = kind.next_positions(inputs)
+    policy.model.to("meta")
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys.to("meta"), layer.values.to("meta")
+    enabled = torch.is_autocast_enabled
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *kind: kind != ("meta",) and enabled(*kind))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with cache_of_completions(kind.model, cache, 1) as shared:
+        shared.make_room()
+        made = steps.RecordedSteps(
+            kind,
+            shared,
+            inputs["attention_mask"].to("meta"),
+            None if positions is None else positions.to("meta"),
+            FakeGraph,
+        )
+        recording = made._begin(torch.zeros(2, dtype=torch.long, device="meta"))
+        with HostReads() as host:
+            made._fixed(recording)
+    assert bool(host.names) == reads
 
 
 def test_what_python_computes_anew_at_each_step_is_noticed(world, policy, monkeypatch, caplog):
