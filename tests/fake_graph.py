@@ -76,12 +76,33 @@ class FakeGraph:
         for tensor in tape.made:  # nothing was computed
             tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
         self.entries = tape.entries
+        self.before = None
         type(self).recorded += 1
         return result
 
     def replay(self) -> None:
-        for function, arguments, options, result in self.entries:
-            new = function(*arguments, **options)
-            if result is not None:
-                tree_map(lambda old, fresh: old.copy_(fresh) if isinstance(old, Tensor) else None, result, new)
+        with torch.autocast("cpu", enabled=False):  # whose casts were recorded
+            for function, arguments, options, result in self.entries:
+                new = function(*arguments, **options)
+                if result is not None:
+                    tree_map(lambda old, fresh: old.copy_(fresh) if isinstance(old, Tensor) else None, result, new)
         type(self).replayed += 1
+
+
+class HostReads(TorchDispatchMode):
+    """Names of operations that read or make tensors of the host, of a model without data (`meta`).
+
+    To copy one to a GPU waits, or worse: the recording copies what lies there by then. ``FakeGraph`` cannot tell, for
+    whom all tensors are of one device.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        leaves = tree_flatten((arguments, options, result))[0]
+        if any(isinstance(leaf, Tensor) and leaf.device.type == "cpu" for leaf in leaves):
+            self.names.add(function.name())
+        return result

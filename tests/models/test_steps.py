@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.backbone_zoo import ZOO, Picture, build
-from tests.fake_graph import FakeGraph
+from tests.fake_graph import FakeGraph, HostReads
 from tests.pocket_models import LORA, favour, stir
 
 from fisao_pipeline.models import shared_prompts, steps
 from fisao_pipeline.models.decoding import Decoding
 from fisao_pipeline.models.policy import Policy
-from fisao_pipeline.models.shared_prompts import unshared_reason
+from fisao_pipeline.models.shared_prompts import cache_of_completions, unshared_reason
 from fisao_pipeline.models.source import ModelSource
 from fisao_pipeline.models.steps import plain_reason, plain_steps
 
@@ -21,6 +21,7 @@ from fisao_pipeline.models.steps import plain_reason, plain_steps
 def graphs(monkeypatch):
     """This processor records."""
     monkeypatch.setattr(steps, "_graph_after", lambda device: FakeGraph)
+    monkeypatch.setattr(steps, "_LAST", steps._Last())
     monkeypatch.setattr(shared_prompts, "ROOM", 6)
     monkeypatch.setattr(FakeGraph, "recorded", 0)
     monkeypatch.setattr(FakeGraph, "replayed", 0)
@@ -68,6 +69,21 @@ def test_prompts_without_padding(world, policy):
     assert FakeGraph.replayed and plain_reason(policy.backbone) is None
 
 
+def test_a_graph_follows_the_last_one_of_any_batch(world, policy, monkeypatch):
+    """Whose memory it takes: otherwise every batch would leave some behind."""
+    befores, made = [], []
+
+    def graph_after(before):
+        befores.append(before)
+        made.append(FakeGraph(before))
+        return made[-1]
+
+    monkeypatch.setattr(steps, "_graph_after", lambda device: graph_after)
+    for _ in range(2):
+        draw(policy, world.batch(policy))
+    assert len(made) > 4 and befores == [None, *made[:-1]]
+
+
 def test_what_is_drawn_beyond_what_is_compared_is_the_replays(world, policy, monkeypatch):
     monkeypatch.setattr(steps, "_COMPARED", 0)
     batch = world.batch(policy, 8)
@@ -77,7 +93,8 @@ def test_what_is_drawn_beyond_what_is_compared_is_the_replays(world, policy, mon
     monkeypatch.setattr(policy.kind, "step", lambda *given: taken.append(1) or step(*given))
     drawn = draw(policy, batch)
     same(drawn, expected)
-    assert len(taken) + FakeGraph.replayed == drawn.ids.shape[1] - 1 + FakeGraph.recorded
+    as_ever = 1  # what the first one in fixed shapes is compared with
+    assert len(taken) - as_ever + FakeGraph.replayed == drawn.ids.shape[1] - 1 + FakeGraph.recorded
     assert FakeGraph.replayed > len(taken) - 2 * FakeGraph.recorded
 
 
@@ -103,6 +120,62 @@ def test_sixteen_bits_draw_the_same(world):
     assert (drawn.ids == expected.ids).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("name", ZOO)
+def test_sixteen_bits_replay_exactly_what_a_step_computes(name, tmp_path, monkeypatch):
+    """Under autocast, whose casts are recorded and whose copies of weights are read."""
+    torch.manual_seed(0)
+    policy = stir(Policy.load(ModelSource(str(build(name, tmp_path)), dtype="bfloat16", device="cpu"), lora=LORA))
+    batch = policy.encode(["Describe this image.", "What?"], ["square", "wide"], Picture())
+    gaps, replayed = [], steps.RecordedSteps._replayed
+
+    def noted(self, recording):
+        plain = replayed(self, recording)
+        gaps.append(float((recording.logits - plain).abs().max()))
+        return plain
+
+    monkeypatch.setattr(steps.RecordedSteps, "_replayed", noted)
+    for reference in (False, True):
+        policy.sample(batch, Decoding(1.0, 8), 3, reference)
+    assert plain_reason(policy.backbone) is None and set(gaps) <= {0.0}
+    assert (len(gaps) > 0) == (unshared_reason(policy.backbone) is None)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("name", ZOO)
+@torch.no_grad()
+def test_a_step_reads_no_memory_of_the_host(name, reads, tmp_path, monkeypatch):
+    policy = Policy.load(ModelSource(str(build(name, tmp_path)), dtype="float32", device="cpu"), lora=LORA)
+    if unshared_reason(policy.backbone) is not None:
+        return  # its steps are not recorded
+    kind, step = policy.kind, policy.kind.step
+    if reads:
+        monkeypatch.setattr(
+            kind, "step", lambda tokens, *more: step(tokens + torch.tensor([1]).to(tokens.device), *more)
+        )
+    inputs = kind.inputs(policy.encode(["Describe this image.", "What?"], ["square", "wide"], Picture()))
+    _, cache = kind.prefill(inputs)
+    positions = kind.next_positions(inputs)
+    policy.model.to("meta")
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys.to("meta"), layer.values.to("meta")
+    enabled = torch.is_autocast_enabled
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *kind: kind != ("meta",) and enabled(*kind))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with cache_of_completions(kind.model, cache, 1) as shared:
+        shared.make_room()
+        made = steps.RecordedSteps(
+            kind,
+            shared,
+            inputs["attention_mask"].to("meta"),
+            None if positions is None else positions.to("meta"),
+            FakeGraph,
+        )
+        recording = made._begin(torch.zeros(2, dtype=torch.long, device="meta"))
+        with HostReads() as host:
+            made._fixed(recording)
+    assert bool(host.names) == reads
+
+
 def test_what_python_computes_anew_at_each_step_is_noticed(world, policy, monkeypatch, caplog):
     """A model that counts its steps by itself: a recording knows one number only."""
     batch, step, place = world.batch(policy), policy.kind.step, []
@@ -125,6 +198,28 @@ def test_what_python_computes_anew_at_each_step_is_noticed(world, policy, monkey
     assert len(told) == 1 and "not recorded" in told[0] and "logits are off by" in told[0]
 
 
+@pytest.mark.parametrize(("name", "dtype"), [("llava", "float32"), ("llava", "bfloat16"), ("internvl", "float32")])
+def test_a_model_that_reads_a_number_off_the_masks_width_is_not_recorded(name, dtype, tmp_path, monkeypatch, caplog):
+    """Recorded and not it computes alike, and wrongly: places that no token has taken yet are counted."""
+    torch.manual_seed(0)
+    policy = stir(Policy.load(ModelSource(str(build(name, tmp_path)), dtype=dtype, device="cpu"), lora=LORA))
+    batch = policy.encode(["Describe this image.", "What?"], ["square", "wide"], Picture())
+
+    def by_width(tokens, mask, cache, positions):
+        at = torch.full((len(tokens), 1), mask.shape[1] - 1)
+        output = policy.backbone(
+            input_ids=tokens[:, None], attention_mask=mask, position_ids=at, past_key_values=cache, use_cache=True
+        )
+        return output.logits[:, -1], output.past_key_values
+
+    monkeypatch.setattr(policy.kind, "step", by_width)
+    expected = plainly(policy, batch)
+    with caplog.at_level(logging.WARNING):
+        same(draw(policy, batch), expected)
+    assert FakeGraph.recorded == 0
+    assert "in fixed shapes logits are off by" in plain_reason(policy.backbone)
+
+
 def test_a_model_that_asks_the_device_is_not_recorded(world, policy, monkeypatch, caplog):
     batch, step = world.batch(policy), policy.kind.step
 
@@ -142,6 +237,20 @@ def test_a_model_that_asks_the_device_is_not_recorded(world, policy, monkeypatch
         "Steps of drawing are not recorded as CUDA graphs, and so slower: RuntimeError: aten::_local_scalar_dense: "
         "operation not permitted when stream is capturing"
     ]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_no_graph_follows_one_that_failed(world, policy, monkeypatch, error):
+    batch = world.batch(policy)
+    draw(policy, batch)
+    assert steps._LAST.graphs
+
+    def record(self, compute):
+        raise error("no")
+
+    monkeypatch.setattr(FakeGraph, "record", record)
+    draw(policy, batch)
+    assert not steps._LAST.graphs
 
 
 def test_an_error_of_the_model_itself_is_raised(world, policy, monkeypatch):

@@ -133,10 +133,10 @@ class SharedPrompts(Cache):
             for layer in self.layers:
                 layer.is_read = True
 
-    def took_in(self) -> None:
-        """Count one more token of each row."""
+    def took_in(self, tokens: int = 1) -> None:
+        """Count so many more tokens of each row."""
         for layer in self.layers:
-            layer.length += 1
+            layer.length += tokens
 
 
 class _Grid:

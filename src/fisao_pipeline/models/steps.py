@@ -5,9 +5,10 @@ CUDA graph is asked for at once. It is a recording: the same kernels on the same
 are done in fixed shapes (`SharedPrompts.fixed_shapes`), and what changes from one to the next is put where the graph
 reads it; a new one is recorded when there are other rows, or when room is made for more tokens.
 
-Whoever computes something in Python that changes from step to step would be recorded wrongly. So the first replays of a
-model are compared with steps that are not recorded, and a model that differs, or that cannot be recorded, is not: one
-line in the log says why.
+Whoever reads a number off a shape, how wide the mask is, say, would compute something else in fixed shapes; and whoever
+computes something in Python that changes from step to step would be recorded wrongly. So the first step of a model in
+fixed shapes is compared with one as ever, but for rounding, and its first replays with steps that are not recorded. A
+model that differs, or that cannot be recorded, is not: one line in the log says why.
 """
 
 from __future__ import annotations
@@ -57,9 +58,7 @@ class Steps:
             tokens: The tokens.
             left: How many more steps there may be.
         """
-        own = self.attention.new_ones(len(tokens), self.taken + 1)
-        mask = torch.cat([self.attention, own], dim=1)
-        logits = self._run(tokens, mask, None if self.positions is None else self.positions + self.taken)
+        logits = self._plain(tokens)
         self.taken += 1
         return logits
 
@@ -68,6 +67,11 @@ class Steps:
         self.cache.batch_select_indices(rows)
         self.attention = self.attention[rows]
         self.positions = self.positions[rows] if self.positions is not None else None
+
+    def _plain(self, tokens: Tensor) -> Float[Tensor, "r v"]:
+        own = self.attention.new_ones(len(tokens), self.taken + 1)
+        mask = torch.cat([self.attention, own], dim=1)
+        return self._run(tokens, mask, None if self.positions is None else self.positions + self.taken)
 
     def _run(self, tokens: Tensor, mask: Tensor, positions: Tensor | None) -> Float[Tensor, "r v"]:
         logits, self.cache = self.kind.step(tokens, mask, self.cache, positions)
@@ -94,7 +98,7 @@ class RecordedSteps(Steps):
         cache: Of all rows, which share their prompts' keys and values.
         attention: As of ``Steps``.
         positions: As of ``Steps``.
-        graph_after: Makes a graph, given the one before, which is of no use any more.
+        graph_after: Makes a graph, given the one before, which is of no use any more; that of another batch at first.
     """
 
     cache: SharedPrompts
@@ -110,7 +114,6 @@ class RecordedSteps(Steps):
         super().__init__(kind, cache, attention, positions)
         self._graph_after = graph_after
         self._recording: _Recording | None = None
-        self._last: Graph | None = None
         self._width = attention.shape[1]
         self._out_of_memory = 0  # times
 
@@ -156,6 +159,13 @@ class RecordedSteps(Steps):
         except Exception as error:
             self._refuse(_line(error))
             return None
+        if self.kind.model not in _TO_COMPARE:
+            gap = _gap(logits, self._plain(tokens), max(8 * torch.finfo(logits.dtype).eps, 1e-3))
+            self.cache.took_in(-1)
+            if gap is not None:
+                self._refuse(f"in fixed shapes {gap}")
+                return None
+            _TO_COMPARE[self.kind.model] = _COMPARED
         try:
             recording.logits = recording.graph.record(lambda: self._fixed(recording))
         except torch.OutOfMemoryError:
@@ -165,15 +175,17 @@ class RecordedSteps(Steps):
         except Exception as error:
             self._refuse(_line(error))
         else:
-            self._recording, self._last = recording, recording.graph
+            self._recording = recording
+            _LAST.graphs[tokens.device] = recording.graph
             return logits
+        _LAST.graphs.pop(tokens.device, None)  # a recording that failed may have left its memory unfit for another
         torch.clear_autocast_cache()  # of weights that nobody has computed
         return logits
 
     def _begin(self, tokens: Tensor) -> _Recording:
         rows, device = len(tokens), tokens.device
         recording = _Recording(
-            self._graph_after(self._last),
+            self._graph_after(_LAST.graphs.get(device)),
             torch.empty_like(tokens),
             self.attention.new_zeros(rows, self._width + self.cache.room),
             None if self.positions is None else torch.empty_like(self.positions),
@@ -200,17 +212,16 @@ class RecordedSteps(Steps):
         recording.graph.replay()
         logits, model = recording.logits, self.kind.model
         assert logits is not None
-        left = _TO_COMPARE.get(model, _COMPARED)
+        left = _TO_COMPARE[model]
         if not left:
             return logits
         plain = self._fixed(recording)
         _TO_COMPARE[model] = left - 1
-        if not torch.equal(logits, plain):
-            gap, size = (float(x.float().abs().amax()) for x in (logits - plain, plain))
-            # The same kernels on the same numbers; a little, in case one adds up in an order of its own.
-            if not gap <= size * max(torch.finfo(plain.dtype).eps, 1e-5):
-                self._refuse(f"logits are off by {gap:.3g}, of {size:.3g}")
-                self._recording = None
+        # The same kernels on the same numbers; a little, in case one adds up in an order of its own.
+        gap = _gap(logits, plain, max(torch.finfo(plain.dtype).eps, 1e-5))
+        if gap is not None:
+            self._refuse(gap)
+            self._recording = None
         return plain
 
     def _refuse(self, reason: str) -> None:
@@ -218,10 +229,30 @@ class RecordedSteps(Steps):
         logger.warning("Steps of drawing are not recorded as CUDA graphs, and so slower: %s", reason)
 
 
+def _gap(logits: Tensor, plain: Tensor, allowed: float) -> str | None:
+    """How far logits are off, if by more than this share of the largest; None where they are not."""
+    if torch.equal(logits, plain):
+        return None
+    gap, size = (float(x.float().abs().amax()) for x in (logits - plain, plain))
+    return None if gap <= size * allowed else f"logits are off by {gap:.3g}, of {size:.3g}"
+
+
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
+class _Last(threading.local):
+    """This thread's last graph of a device.
+
+    Kept from batch to batch, for the next one computes in its memory: what a graph had the allocator gives to nothing
+    else, and back only when all memory is used up.
+    """
+
+    def __init__(self) -> None:
+        self.graphs: dict[torch.device, Graph] = {}
+
+
+_LAST = _Last()
 _RECORDING = threading.Lock()
 # By model, whose rounds are many: how many replays are still to be compared, and why it is not recorded.
 _TO_COMPARE: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
