@@ -29,6 +29,21 @@ def storages(tree: Any) -> set[int]:
     return {leaf.untyped_storage().data_ptr() for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)}
 
 
+def waits(function: Any, arguments: tuple) -> bool:
+    picks = [leaf for leaf in tree_flatten(arguments[1:])[0] if isinstance(leaf, Tensor)]
+    by_mask = function._schema.name == "aten::index" and any(leaf.dtype == torch.bool and leaf.ndim for leaf in picks)
+    return by_mask or function._schema.name in WAITING
+
+
+class _NoWaiting(TorchDispatchMode):
+    """As `torch.cuda.set_sync_debug_mode("error")`."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if waits(function, arguments):
+            raise RuntimeError(f"{function.name()}: called a synchronizing CUDA operation")
+        return function(*arguments, **(options or {}))
+
+
 class _Tape(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
@@ -37,9 +52,7 @@ class _Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         options = options or {}
-        picks = [leaf for leaf in tree_flatten(arguments[1:])[0] if isinstance(leaf, Tensor)]
-        by_mask = "index" in function.name() and any(leaf.dtype == torch.bool and leaf.ndim for leaf in picks)
-        if function._schema.name in WAITING or (by_mask and function._schema.name == "aten::index"):
+        if waits(function, arguments):
             raise RuntimeError(f"{function.name()}: operation not permitted when stream is capturing")
         result = function(*arguments, **options)
         changes = any(
@@ -62,7 +75,8 @@ class FakeGraph:
         self.before = before
 
     def run(self, compute: Callable[[], Tensor]) -> Tensor:
-        return compute()
+        with _NoWaiting():
+            return compute()
 
     def record(self, compute: Callable[[], Tensor]) -> Tensor:
         tape = _Tape()

@@ -71,6 +71,10 @@ def state(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", stream)
+    modes = [0]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    torch_.modes = modes
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", torch_.end, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_releasePool", torch_.release, raising=False)
     cuda_graph._stream_aside.cache_clear()
@@ -84,6 +88,16 @@ DEVICE = torch.device("cuda", 0)
 
 def compute():
     return torch.ones(1)
+
+
+def test_what_waits_for_the_device_is_an_error_before_it_is_recorded(state):
+    def waits():
+        assert state.modes[-1] == "error"
+        raise RuntimeError("called a synchronizing CUDA operation")
+
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        CudaGraph(DEVICE, None).run(waits)
+    assert state.modes[-1] == 0
 
 
 def test_a_recording_that_is_broken_off_leaves_nothing_behind(state):

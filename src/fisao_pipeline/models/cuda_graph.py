@@ -50,9 +50,18 @@ class CudaGraph:
             here.wait_stream(self._stream)
 
     def run(self, compute: Callable[[], Tensor]) -> Tensor:
-        """Compute on the stream that is recorded: libraries keep some memory for each."""
+        """Compute on the stream that is recorded: libraries keep some memory for each.
+
+        Raises:
+            RuntimeError: Something waits for the device, and so cannot be recorded; a recording would be broken off.
+        """
+        before = torch.cuda.get_sync_debug_mode()
         with self._aside():
-            return compute()
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                return compute()
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
 
     def record(self, compute: Callable[[], Tensor]) -> Tensor:
         """Record.

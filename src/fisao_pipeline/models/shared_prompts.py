@@ -247,6 +247,11 @@ class _Layer(DynamicLayer):
         return key_states, value_states
 
     @property
+    def is_compileable(self) -> bool:
+        """Whether transformers makes a step's mask without asking the device whether it is needed."""
+        return self.grid.place is not None
+
+    @property
     def room(self) -> int:
         return self.keys.shape[-2]
 

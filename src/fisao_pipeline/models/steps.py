@@ -132,15 +132,11 @@ class RecordedSteps(Steps):
             logits = self._replayed(self._recording)
         elif min(left, self.cache.room - self.cache.length - 1) < _WORTH or self._is_hopeless:
             return super().after(tokens, left)
-        elif not _RECORDING.acquire(blocking=False):  # another thread records, and two at once cannot
-            return super().after(tokens, left)
         else:
-            try:
-                logits = self._recorded(tokens)
-            finally:
-                _RECORDING.release()
-            if logits is None:
+            recorded = self._recorded(tokens)
+            if recorded is None:
                 return super().after(tokens, left)
+            logits = recorded
         self.cache.took_in()
         self.taken += 1
         return logits
@@ -176,16 +172,16 @@ class RecordedSteps(Steps):
             self._refuse(_line(error))
         else:
             self._recording = recording
-            _LAST.graphs[tokens.device] = recording.graph
+            _LAST[tokens.device] = recording.graph
             return logits
-        _LAST.graphs.pop(tokens.device, None)  # a recording that failed may have left its memory unfit for another
+        _LAST.pop(tokens.device, None)  # a recording that failed may have left its memory unfit for another
         torch.clear_autocast_cache()  # of weights that nobody has computed
         return logits
 
     def _begin(self, tokens: Tensor) -> _Recording:
         rows, device = len(tokens), tokens.device
         recording = _Recording(
-            self._graph_after(_LAST.graphs.get(device)),
+            self._graph_after(_LAST.get(device)),
             torch.empty_like(tokens),
             self.attention.new_zeros(rows, self._width + self.cache.room),
             None if self.positions is None else torch.empty_like(self.positions),
@@ -241,19 +237,9 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
-class _Last(threading.local):
-    """This thread's last graph of a device.
-
-    Kept from batch to batch, for the next one computes in its memory: what a graph had the allocator gives to nothing
-    else, and back only when all memory is used up.
-    """
-
-    def __init__(self) -> None:
-        self.graphs: dict[torch.device, Graph] = {}
-
-
-_LAST = _Last()
-_RECORDING = threading.Lock()
+# The last graph of a device, kept from batch to batch, for the next one computes in its memory: what a graph had the
+# allocator gives to nothing else, and back only when all memory is used up.
+_LAST: dict[torch.device, Graph] = {}
 # By model, whose rounds are many: how many replays are still to be compared, and why it is not recorded.
 _TO_COMPARE: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 _REFUSED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
@@ -274,9 +260,16 @@ def plain_steps() -> Iterator[None]:
 def steps_of(
     kind: BackboneKind, cache: Cache, attention: Int[Tensor, "r p"], positions: Int[Tensor, " r"] | None
 ) -> Steps:
-    """Steps that are recorded where that is possible; arguments as those of ``Steps``."""
+    """Steps that are recorded where that is possible; arguments as those of ``Steps``.
+
+    In other threads than the main one they are not: while one thread records, no other may (PyTorch's documentation of
+    CUDA graphs), nor may it draw a random number up to torch 2.11, and autocast's copies of weights, which a graph
+    reads, are dropped by whichever thread leaves autocast.
+    """
     graph_after = _graph_after(attention.device)
     if _is_off or graph_after is None or not isinstance(cache, SharedPrompts):
+        return Steps(kind, cache, attention, positions)
+    if threading.current_thread() is not threading.main_thread():
         return Steps(kind, cache, attention, positions)
     if any(layer.prompt_keys.device != attention.device for layer in cache.layers):
         return Steps(kind, cache, attention, positions)
