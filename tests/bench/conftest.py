@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.bench.side_by_side import CPU_SECONDS, SideBySide, Target, judged, spread
+from tests.bench.side_by_side import CPU_SECONDS, SideBySide, Target, judged, spread, unjudged
 from tests.pocket_models import PocketWorld, build_pocket_models
 
 SHIPPED_MODELS = Path(__file__).parents[2] / "data" / "06_models"
@@ -29,8 +29,7 @@ def keep_row(benchmark) -> Callable[..., None]:
     """Keeps a row that pytest-benchmark did not time: of bytes, say. Takes the row, its ratios and their target."""
 
     def keep(row: dict[str, Any], ratios: Sequence[float] = (), target: Target | None = None) -> None:
-        if ratios:
-            row = row | spread(ratios) | judged(ratios, target)
+        row = row | (spread(ratios) | judged(ratios, target) if ratios else unjudged(target))
         benchmark.extra_info["rows"] = [row]
 
     # What was not timed is not written.

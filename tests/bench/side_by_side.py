@@ -3,7 +3,7 @@
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -104,7 +104,7 @@ def _row(work: Work, own: Sequence[float], rival: Rival, theirs: Sequence[float]
     row: dict[str, Any] = {"title": work.title, "against": rival.name, "note": work.note, "missing": rival.missing}
     row["ours"] = rate(work.amount, own, work.unit)
     if rival.missing is not None:
-        return row
+        return row | unjudged(rival.target)
     amount = work.amount if rival.amount is None else rival.amount
     # By what both did of the work.
     pairs = [(a / work.amount, b / amount) for a, b in zip(own, theirs, strict=True)]
@@ -122,9 +122,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
-def judged(values: Sequence[float], target: Target | None) -> Mapping[str, Any]:
+def judged(values: Sequence[float], target: Target | None) -> dict[str, Any]:
     """The target in words, and whether the median meets it."""
-    if target is None:
-        return {}
-    words = f"{'≤' if target.at_most else '≥'} {target.value:g}"
-    return {"target": words, "met": target.met(statistics.median(values))}
+    return {} if target is None else unjudged(target) | {"met": target.met(statistics.median(values))}
+
+
+def unjudged(target: Target | None) -> dict[str, Any]:
+    """The same where nothing was measured: a target that nobody has tried is not met."""
+    return {} if target is None else {"target": f"{'≤' if target.at_most else '≥'} {target.value:g}", "met": False}

@@ -64,7 +64,7 @@ def page(bench: Mapping[str, Any]) -> str:
 def _cells(row: Mapping[str, Any]) -> list[str]:
     what = row["title"] + (f" ({row['note']})" if row.get("note") else "")
     if row.get("missing"):
-        return [what, row["against"], f"not run: {row['missing']}", "", "", row.get("ours", ""), ""]
+        return [what, row["against"], f"not run: {row['missing']}", *_against_target(row), row.get("ours", ""), ""]
     ratio = f"{row['median']:.3g} ({row['low']:.3g} – {row['high']:.3g})"
     return [what, row["against"], ratio, *_against_target(row), row.get("ours", ""), row.get("theirs", "")]
 

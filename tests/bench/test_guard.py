@@ -19,7 +19,9 @@ from tests.bench.guarded import (
     sample,
     unending,
 )
+from tests.bench.memory import peak_tensor_bytes
 from tests.bench.stored import limit
+from tests.bench.test_growth import Stages
 from tests.bench.worlds import annotator, forget_pictures, shipped_block, training_params, written_responses
 from tests.pocket_models import favour
 
@@ -139,6 +141,22 @@ def test_whole_rounds_compute_nothing_twice(world, prompts):
             trainer.round(index, first, paid)
         assert {name: done[name] for name in learning} == {name: learning[name] + sampled[name] for name in learning}
         assert not done["pictures seen"] and not done["pictures scored"], "seen by the stages before"
+
+
+def test_twice_the_pictures_take_no_more_memory(world):
+    """As many at once as a batch holds; what tensors take at most is the same in every run."""
+    peaks = []
+    for pictures in (8, 16):
+        stages = Stages(world.models, pictures, completions=4, tokens=8)
+        found = {"sampling": peak_tensor_bytes(stages.sampling)}
+        stages.annotation()
+        found["update"] = peak_tensor_bytes(stages.update)
+        # Of an untrained model's responses few name anything.
+        stages.responses = written_responses(stages.world, stages.policy.tokenizer, stages.completions)
+        found["annotation"] = peak_tensor_bytes(stages.annotation)
+        peaks.append(found)
+    few, many = peaks
+    assert {name: round(many[name] / few[name], 1) for name in few} == dict.fromkeys(few, 1.0), peaks
 
 
 @pytest.mark.parametrize("make", GUARDED, ids=lambda make: make.__name__)

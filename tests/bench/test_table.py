@@ -1,12 +1,17 @@
 """What the table says of measurements: ratios the right way round, peers that are missing, exponents, the page."""
 
 import json
+import sys
+from importlib import metadata
+from types import ModuleType
 
 import pytest
 from tests.bench import trl_peer
 from tests.bench.side_by_side import Rival, SideBySide, Target, Work
-from tests.bench.table import GROWTH_TARGETS, exponent, kept, main, page
+from tests.bench.table import DOCS, GROWTH_TARGETS, exponent, kept, main, page
 from tests.bench.test_growth import AXES
+
+from fisao_pipeline.commands.study_docs import put_table
 
 REPORT = {
     "machine_info": {"cpu": {"brand_raw": "A CPU", "count": 2}, "processor": "", "python_version": "3.11.7"},
@@ -97,9 +102,11 @@ def test_seconds_that_a_rival_gives_count_in_place_of_the_clocks():
 
 
 def test_a_rival_that_is_missing_has_a_row_that_says_so():
-    (row,) = measured(Rival("TRL", None, missing="it is not there"))
+    (row,) = measured(Rival("TRL", None, target=Target(2.0), missing="it is not there"))
     assert row["missing"] == "it is not there"
     assert "median" not in row
+    text = page({**kept(REPORT), "rows": [row]})
+    assert "| work | TRL | not run: it is not there | ≥ 2 | **no** | 5 things/s |  |" in text
     assert "| e | TRL | not run: it is not there |" in page(kept(REPORT))
 
 
@@ -127,6 +134,19 @@ def test_a_rival_that_raises_has_a_row_that_says_so_and_the_others_are_timed():
     assert at_once["ours"] == "5 things/s"
     assert (calls.count(1), calls.count(3)) == (1, 3)
     assert well["missing"] is None and well["median"] == pytest.approx(1.5)
+
+
+def test_a_peer_that_is_not_installed_or_another_version_is_missing(monkeypatch):
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(trl_peer.metadata, "version", absent)
+    assert trl_peer.trl_missing().startswith("TRL is not there (No package metadata was found for trl): `make bench`")
+    monkeypatch.setitem(sys.modules, "trl", ModuleType("trl"))
+    monkeypatch.setattr(trl_peer.metadata, "version", lambda name: "1.17.0")
+    assert trl_peer.trl_missing() == "TRL 1.17.0 is there and not 1.16"
+    monkeypatch.setattr(trl_peer.metadata, "version", lambda name: "1.16.2")
+    assert trl_peer.trl_missing() is None
 
 
 def test_a_peer_that_cannot_be_built_is_missing(monkeypatch):
@@ -167,6 +187,36 @@ def test_growth_is_held_against_its_targets(axis, seconds, mebibytes, met):
 
 def test_every_axis_that_grows_has_targets():
     assert set(AXES) == set(GROWTH_TARGETS)
+
+
+# What must stand in the table, whatever else does: a benchmark that failed, or is gone, leaves its rows out.
+PROMISED = {
+    ("annotation, CLIP ViT-B/32", "one forward pass of CLIP a token"),
+    ("annotation, CLIP ViT-B/32", "the image tower alone, pixels ready"),
+    ("whole rounds, K = 4", "TRL GRPO, rewards summed a response"),
+    ("ingestion", "decoding alone"),
+    ("sampling, K = 4", "`generate`, one call a sample"),
+    ("sampling, K = 4", "TRL GRPO's generation"),
+    ("`import fisao_pipeline`", "`python -c pass`"),
+    ("`kedro run --help`", "a bare project with kedro-mlflow"),
+    ("a run of two nodes that do nothing", "a bare project with kedro-mlflow"),
+    ("Kedro, MLflow and manifests in `train`", "the whole of it, one process from its start to its end"),
+    ("optimiser steps, K = 8", "TRL GRPO's steps"),
+    ("optimiser steps, K = 8", "forward and backward of the language model, packed alike"),
+    ("update, K = 8", "TRL GRPO on the same rollouts"),
+    ("update, peak tensor memory above the weights", "TRL GRPO on the same rollouts"),
+    ("logprobs under policy and reference, K = 8", "whole forward passes, a row a response"),
+}
+
+
+def test_the_stored_table_has_every_row_and_is_the_one_in_the_documents():
+    bench = json.loads((DOCS / "bench.json").read_text(encoding="utf-8"))
+    assert {(row["title"], row["against"]) for row in bench["rows"]} >= PROMISED
+    stages = {(line["axis"], line["stage"]) for line in bench["growth"]}
+    assert stages == {(axis, stage) for axis in AXES for stage in ("sampling", "annotation", "update")}
+    text = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    assert put_table(text, page(bench)) == text
+    assert (DOCS / "images" / "growth.png").is_file()
 
 
 def test_exponents():

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -140,9 +141,10 @@ def measure(bench: Bench, device: str, say: Callable[[str], None]) -> Measured:
     with _warnings(found.warnings):
         try:
             _measure(bench, device, found, say)
-        # Memory that runs out is a RuntimeError.
-        except (RuntimeError, ValueError) as error:
+        # Whatever it is, what was measured before is not lost.
+        except Exception as error:
             found.faults.append(f"{type(error).__name__}: {error}")
+            say(traceback.format_exc())
     return found
 
 

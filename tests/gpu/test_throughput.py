@@ -91,18 +91,22 @@ def test_what_is_wrong_is_found(measured):
     assert wrong(bench, {**state, "annotation": torch.tensor([1.0, float("inf")])})
 
 
-def test_what_fails_keeps_what_was_measured_before(monkeypatch):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), TypeError("no such option")])
+def test_what_fails_keeps_what_was_measured_before(monkeypatch, error):
     def fail(self, responses):
         if len(responses) > 2:
-            raise torch.OutOfMemoryError("no room")
+            raise error
         return score(self, responses)
 
     score = measuring.Round.score
     monkeypatch.setattr(measuring.Round, "score", fail)
-    page, figures, found = run(tiny(), "cpu", "a command", lambda line: None)
-    assert found.faults == ["OutOfMemoryError: no room"]
+    told: list[str] = []
+    page, figures, found = run(tiny(), "cpu", "a command", told.append)
+    said = f"{type(error).__name__}: {error}"
+    assert found.faults == [said]
+    assert "Traceback" in told[-1]
     assert list(figures["phases"]) == ["annotation", "sampling"]
-    assert "**Wrong:** OutOfMemoryError: no room" in page
+    assert f"**Wrong:** {said}" in page
     assert "| MFU of the update, first target | ≥ 40% | not measured | **no** |" in page
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.backbone_zoo import Picture, build
 
+from fisao_pipeline.models import prompts, verifier
 from fisao_pipeline.models.feeding import open_named, prefetched, reading_threads, to_device
 from fisao_pipeline.models.policy import Policy
 from fisao_pipeline.models.source import ModelSource
@@ -78,6 +79,12 @@ def test_the_cpu_waits_for_no_thread_and_is_copied_to_as_before(world):
     assert world.verifier().threads == world.policy(lora=None).encode.threads == 0
     values = torch.arange(3)
     assert to_device(values, torch.device("cpu")) is values
+
+
+def test_models_read_ahead_with_the_threads_of_their_device(world, monkeypatch):
+    for module in (verifier, prompts):
+        monkeypatch.setattr(module, "reading_threads", lambda device: 3)
+    assert world.verifier().threads == world.policy(lora=None).encode.threads == 3
 
 
 def test_the_verifiers_scores_are_the_same_with_threads(world):

@@ -90,8 +90,10 @@ def test_many_and_long_completions_share_out_and_score_as_alone(world, copies):
     groups = [mask[:copies].sum(dim=1).tolist(), mask[copies:].sum(dim=1).tolist()]
     packs = pack_count(batch.input_ids.shape[1], groups, policy._linear_tokens)
     assert (packs > 1) == (copies > 4)
-    at_most = 2 * (packs * batch.input_ids.shape[1] + 1.1 * max(map(sum, groups)))
+    width = batch.input_ids.shape[1]
+    at_most = 2 * (packs * width + 1.1 * max(map(sum, groups)))
     assert done["positions"] < at_most + packs * 2 * 60
+    assert done["positions"] >= 2 * packs * width + sum(map(sum, groups)), "a copy of the prompt a pack"
 
 
 def test_the_plan_and_the_policy_share_out_alike(world):

@@ -21,6 +21,7 @@ from tests.smoke_project import TABLES, Smoke
 from transformers import LlavaForConditionalGeneration
 
 from fisao_pipeline.commands.cli import cli
+from fisao_pipeline.models.verifier import EmbeddingVerifier
 from fisao_pipeline.pocket.scenes import CATEGORIES
 
 STAGES = ("image_ingestion", "response_sampling", "reward_annotation", "policy_training", "benchmark_evaluation")
@@ -442,7 +443,15 @@ def test_what_the_annotations_declare_reaches_the_figures(smoke, default_run):
 
 
 @pytest.mark.parametrize("stage", STAGES[1:])
-def test_a_stage_runs_again_alone_from_the_artifacts(smoke, default_run, stage):
+def test_a_stage_runs_again_alone_from_the_artifacts(smoke, default_run, stage, monkeypatch):
+    """And embeds no text of the verifier again, but for the one that shows whether those kept are its own."""
+    embedded, embed = [], EmbeddingVerifier._embed_text
+
+    def note(self, text):
+        embedded.append(text)
+        return embed(self, text)
+
+    monkeypatch.setattr(EmbeddingVerifier, "_embed_text", note)
     outputs = {
         "response_sampling": [("responses", "04_feature"), ("rejected_prompts", "04_feature")],
         "reward_annotation": [
@@ -467,6 +476,7 @@ def test_a_stage_runs_again_alone_from_the_artifacts(smoke, default_run, stage):
     untouched = [(n, layer) for n, layer in TABLES.items() if n not in {name for name, _ in outputs}]
     before = {name: smoke.versions(name, layer) for name, layer in untouched}
     version = smoke.run(stage, force=True)
+    assert len(embedded) == (0 if stage == "response_sampling" else 1), embedded
     for name, layer in outputs:
         assert smoke.versions(name, layer)[-1] == version, name
     made = {"training_rollouts"} if stage == "policy_training" else set()

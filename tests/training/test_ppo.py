@@ -3,6 +3,7 @@
 import logging
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -382,6 +383,20 @@ def test_micro_batches_hold_whole_groups_where_these_fit(world, policy):
     assert all(part == list(range(part[0], part[-1] + 1)) for part in parts)
 
 
+def test_micro_batches_hold_groups_of_similar_length(world, policy):
+    rollouts = roll_out(world, policy)
+    lengths = torch.tensor([8, 7, 1, 2, 6, 8, 2, 1])
+    rollouts = replace(
+        rollouts,
+        completion_ids=torch.full((8, 8), 300),
+        completion_mask=torch.arange(8) < lengths[:, None],
+        sampled_logprobs=torch.zeros(8, 8),
+        token_rewards=torch.zeros(8, 8),
+    )
+    parts = ppo_module.micro_batches(rollouts, rollouts.groups, 4)
+    assert sorted(map(sorted, parts)) == [[0, 1, 4, 5], [2, 3, 6, 7]]
+
+
 def test_a_lost_response_does_not_keep_the_others_from_training(world, policy):
     """Groups differ in size where a response was empty."""
     rollouts = roll_out(world, policy).rows([0, 2, 3, 4, 5, 6, 7])
@@ -429,6 +444,13 @@ def test_learning_rates_fall_linearly_the_value_heads_beside_the_adapters(world,
     assert anneal(optimizer, ppo, 0, 1) == 0.1
     same = adapter_optimizer(policy, ppo)
     assert [group["lr"] for group in same.param_groups] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize(("device", "fused"), [("cpu", None), ("cuda", True)])
+def test_a_gpus_optimizer_is_one_kernel(device, fused):
+    weights = [torch.nn.Parameter(torch.zeros(2))]
+    policy = SimpleNamespace(device=torch.device(device), value_head=None, adapter_parameters=lambda: weights)
+    assert adapter_optimizer(policy, params()).defaults["fused"] is fused
 
 
 def test_numbers_of_a_rollout_are_per_response(world, policy):

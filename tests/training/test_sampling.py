@@ -48,6 +48,21 @@ def test_the_table(world, policy):
     assert set(table["temperature"]) == {DECODING.temperature}, "what the logprobs were taken at"
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_prompts_of_similar_length_are_asked_together(world, policy, monkeypatch, known):
+    """By their characters, the shortest first; by their tokens, where these are known, the longest first."""
+    prompts = world.prompts.head(6).assign(prompt=["c" * n for n in (9, 1, 8, 2, 7, 3)])
+    asked, answer = [], policy.sample_prompts
+
+    def note(texts, *args):
+        asked.append([len(text) for text in texts])
+        return answer(texts, *args)
+
+    monkeypatch.setattr(policy, "sample_prompts", note)
+    sample(world, policy, prompts, k=1, batch_size=3, lengths=[2, 4, 1, 6, 3, 5] if known else None)
+    assert asked == ([[2, 3, 1], [7, 9, 8]] if known else [[1, 2, 3], [7, 8, 9]])
+
+
 def test_each_response_is_to_its_own_prompt(world, policy):
     """Its recorded logprobs are those that scoring gives it beside its own prompt and picture."""
     table = sample(world, policy, k=2, batch_size=6)
