@@ -15,7 +15,7 @@ def processed(policy: Policy, world: PocketWorld, prompts: Sequence[str], image_
     """What the processor makes of prompts, pixels included, as `generate` and `forward` take it."""
     texts = [policy.encode.chat_text(prompt) for prompt in prompts]
     images = [world.open_image(image_id) for image_id in image_ids]
-    return dict(policy.processor(text=texts, images=images, padding=True, return_tensors="pt"))
+    return dict(policy.processor(text=texts, images=images, padding=True, return_tensors="pt").to(policy.device))
 
 
 @torch.no_grad()

@@ -22,7 +22,9 @@ def attempt(run: Callable[[], Result]) -> tuple[Result | None, str | None]:
     """What another's code gives, or in one line why it gives nothing: a row says so instead of being left out."""
     try:
         return run(), None
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # pytest's of a test that takes too long is no Exception
         first_line = next(iter(str(error).strip().splitlines()), "")
         return None, f"{type(error).__name__}: {first_line}".removesuffix(": ")
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +11,10 @@ from typing import Any
 import pandas as pd
 import torch
 from tests.gpu.bench import PROMPT, WORDS, Bench, picture
-from tests.gpu.ceilings import synchronize
 from tests.gpu.dtypes import output_types
 from tests.gpu.kernels import Kernels, Tracer, traced_steps
+from tests.gpu.peers import Peer, sampling_peers
+from tests.gpu.timing import timed
 from tests.gpu.work import PHASES, Work, planned_bytes, sampling_read_bytes, work_of
 
 from fisao_pipeline.models.decoding import Decoding
@@ -60,6 +60,7 @@ class Measured:
 
     Attributes:
         phases: By name, in their order; those after one that failed are missing.
+        peers: Others at sampling.
         kernels: Of a few steps of sampling, and of one micro-batch of the update with the optimiser's step.
         planned_bytes: What the planner says of sampling and update.
         read_bytes: What sampling must read at least.
@@ -71,6 +72,7 @@ class Measured:
     """
 
     phases: dict[str, Phase] = field(default_factory=dict)
+    peers: list[Peer] = field(default_factory=list)
     kernels: dict[str, Kernels] = field(default_factory=dict)
     planned_bytes: dict[str, int] = field(default_factory=dict)
     read_bytes: float = 0.0
@@ -108,6 +110,10 @@ class Round:
         """Draw K responses of each prompt."""
         args = (self.policy, prompts, picture, Decoding(1.0, new_tokens), self.bench.responses)
         return sample_responses(*args, batch_size=self.bench.sampling_batch, seed=0)
+
+    def batch(self) -> pd.DataFrame:
+        """Prompts of one batch of sampling."""
+        return self.prompts.head(max(1, self.bench.sampling_batch // self.bench.responses))
 
     def score(self, responses: pd.DataFrame) -> ScoredRollouts:
         """What the update needs of responses. Random weights name no objects: each token pays as one of the words."""
@@ -187,6 +193,9 @@ def _measure(bench: Bench, device: str, found: Measured, say: Callable[[str], No
     found.micro_batch, found.step = round_.micro.size, state["update"]
     found.faults += wrong(bench, state)
     _trace(round_, state["sampling"], found)
+    found.peers = sampling_peers(policy, round_.batch(), bench.responses, bench.new_tokens, round_.sample)
+    for peer in found.peers:
+        say(f"{peer.name}: {f'{peer.theirs:,.1f} new tokens/s' if peer.theirs else peer.missing}")
 
 
 def wrong(bench: Bench, state: dict[str, Any]) -> list[str]:
@@ -213,9 +222,8 @@ def wrong(bench: Bench, state: dict[str, Any]) -> list[str]:
 def _trace(round_: Round, responses: pd.DataFrame, found: Measured) -> None:
     bench, device = round_.bench, round_.policy.device
     tracer = Tracer(device)
-    prompts = round_.prompts.head(max(1, bench.sampling_batch // bench.responses))
     with traced_steps(tracer, TRACED_FROM, TRACED_STEPS):
-        round_.sample(prompts, TRACED_FROM + TRACED_STEPS + 2)
+        round_.sample(round_.batch(), TRACED_FROM + TRACED_STEPS + 2)
     found.kernels["sampling"] = tracer.kernels()
     scored = round_.score(responses.head(max(bench.responses, round_.micro.size)))
     tracer = Tracer(device)
@@ -223,19 +231,6 @@ def _trace(round_: Round, responses: pd.DataFrame, found: Measured) -> None:
     round_.update(scored)
     tracer.stop()
     found.kernels["update"] = tracer.kernels()
-
-
-def timed(run: Callable[[], Any], device: torch.device) -> tuple[Any, float, int | None]:
-    """What a run gives, its seconds, and on a GPU the most bytes in tensors while it ran."""
-    on_gpu = device.type == "cuda"
-    synchronize(device)
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    started = time.perf_counter()
-    result = run()
-    synchronize(device)
-    seconds = time.perf_counter() - started
-    return result, seconds, torch.cuda.max_memory_allocated() if on_gpu else None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from tests.bench.table import markdown_table
 from tests.gpu.bench import Bench
 from tests.gpu.kernels import Kernels
 from tests.gpu.measuring import TRACED_FROM, TRACED_STEPS, Measured, Phase
+from tests.gpu.peers import TOKENS, Peer
 from tests.gpu.targets import Row
 
 TOP = 10
@@ -53,6 +54,7 @@ def as_json(
         "phases": phases,
         "planned_bytes": found.planned_bytes,
         "sampling_read_bytes": found.read_bytes,
+        "peers": [asdict(peer) for peer in found.peers],
         "kernels": {
             name: {
                 "seconds": kernels.seconds,
@@ -85,6 +87,12 @@ def page(where: Mapping[str, str], bench: Bench, found: Measured, ceilings: Ceil
     parts += ["### Phases", _ceilings_said(found, ceilings), _phases(found, ceilings)]
     if found.planned_bytes:
         parts += ["### Memory", _memory(found)]
+    if found.peers:
+        parts += [
+            "### Peers",
+            _peers_said(),
+            markdown_table(["sampling by", "ours", "theirs", "ratio"], map(_peer, found.peers)),
+        ]
     said = {
         "sampling": f"steps {TRACED_FROM} to {TRACED_FROM + TRACED_STEPS - 1} of a batch",
         "update": "one micro-batch forward and backward, and the optimiser's step",
@@ -147,6 +155,17 @@ def _memory(found: Measured) -> str:
         measured = [f"{peak / GIB:.2f}", f"{planned / peak - 1:+.1%}"] if peak else ["–", "–"]
         lines.append([name, f"{planned / GIB:.2f}", *measured])
     return markdown_table(["phase", "planned, GiB", "measured, GiB", "planned is off by"], lines)
+
+
+def _peers_said() -> str:
+    return f"One batch of samples, up to {TOKENS} new tokens each; ours anew, of the same batch and length."
+
+
+def _peer(peer: Peer) -> list[str]:
+    rates = [f"{peer.ours:,.1f} new tokens/s"]
+    if peer.theirs is None:
+        return [peer.name, *rates, f"not run: {_line(peer.missing or '')}", "–"]
+    return [peer.name, *rates, f"{peer.theirs:,.1f} new tokens/s", f"{peer.ours / peer.theirs:.2f}"]
 
 
 def _kernels(what: str, kernels: Kernels) -> list[str]:

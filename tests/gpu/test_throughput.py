@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from click.testing import CliRunner
+from tests.bench import plain
 from tests.gpu import measuring
 from tests.gpu.bench import CONFIGS, WORDS, target, tiny
 from tests.gpu.measuring import Round, measure, wrong
@@ -37,6 +38,20 @@ def test_it_measures(measured):
     assert all("float32 on cpu" in words for words in found.runs_on.values())
     for kernels in found.kernels.values():
         assert kernels.seconds > 0 and 0 <= kernels.idle_share < 1
+    one, all_, trl = found.peers
+    assert min(one.ours, one.theirs, all_.theirs) > 0 and one.ours == all_.ours
+    assert trl.theirs is None and "make bench" in trl.missing
+
+
+def test_a_peer_that_cannot_be_run_has_a_row_that_says_why(monkeypatch):
+    def fail(*arguments):
+        raise torch.OutOfMemoryError("no room\nat all")
+
+    monkeypatch.setattr(plain, "generate", fail)
+    page, figures, found = run(tiny(), "cpu", "a command", lambda line: None)
+    assert found.faults == [], "another's failure is none of ours"
+    assert page.count("not run: OutOfMemoryError: no room |") == 2
+    assert [peer["theirs"] for peer in figures["peers"]] == [None] * 3
 
 
 def test_what_the_verifier_says_of_a_picture_is_what_its_tokens_earn():
@@ -115,7 +130,7 @@ def test_the_command_writes_markdown_and_json(tmp_path):
     done = CliRunner().invoke(main, ["--config", "tiny", "--device", "cpu", "--output", str(output)])
     assert done.exit_code == 0, done.output
     text = output.read_text(encoding="utf-8")
-    for heading in ("Targets", "Phases", "Memory", "Kernels: sampling", "Kernels: update"):
+    for heading in ("Targets", "Phases", "Memory", "Peers", "Kernels: sampling", "Kernels: update"):
         assert f"### {heading}\n" in text
     figures = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
     assert [row["met"] for row in figures["targets"]] == [False, False, False, False, True, False]
