@@ -1,12 +1,13 @@
 """The benchmarks' figures as a table and a plot: `python -m tests.bench.table REPORT` writes them into docs/.
 
 REPORT is pytest-benchmark's JSON. What the table needs of it is kept as `docs/bench.json`, the table stands between two
-markers in `docs/benchmarks.md`, the plot is `docs/images/growth.png`.
+markers in `docs/benchmarks.md`, the plot is `docs/images/growth.png`, and the README's sentence on speed is made of it, too.
 """
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ from fisao_pipeline.commands.study_docs import put_table
 
 DOCS = Path(__file__).parents[2] / "docs"
 HEAD = ["what", "against", "ratio (range)", "target", "met", "ours", "theirs"]
+# Rows that the README speaks of, and how.
+ROUND = ("whole rounds, K = 4", "TRL GRPO, rewards summed a response")
+SAMPLING = ("sampling, K = 4", "TRL GRPO's generation")
+UPDATE = ("update, K = 8", "TRL GRPO on the same rollouts")
+MEMORY = ("update, peak tensor memory above the weights", "TRL GRPO on the same rollouts")
+SHELL = ("Kedro, MLflow and manifests in `train`", "the whole of it, one process from its start to its end")
+TIMES = "{:.1f}".format
+BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
 GROWTH_HEAD = ["grows", "stage", "amounts"]
 GROWTH_HEAD += [cell for name in ("seconds", "MiB at most") for cell in (name, "exponent", "target", "met")]
 # Exponents of time and of memory. Work is linear in all three; attention, which sees more of a longer response, and the
@@ -113,14 +122,50 @@ def plot(growth: Sequence[Mapping[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
-def main(report: Path, docs: Path = DOCS) -> None:
-    """Write JSON, table and plot."""
+def headline(bench: dict[str, Any]) -> str:
+    """What the README says of it; a dash where nothing was measured."""
+    ratios = {(row["title"], row["against"]): row.get("median") for row in bench["rows"]}
+
+    def said(row: tuple[str, str], form: Callable[[float], str]) -> str:
+        ratio = ratios.get(row)
+        return "–" if ratio is None else form(ratio)
+
+    text = (
+        "Side by side with TRL 1.16's GRPOTrainer on the same pocket LLaVA, prompts and batches, on one thread of a CPU: "
+        f"a whole round takes {said(ROUND, lambda ratio: f'{1 / ratio:.0%}')} of its time for each response "
+        f"({said(ROUND, TIMES)} times as fast; sampling {said(SAMPLING, TIMES)}, update at K = 8 {said(UPDATE, TIMES)} "
+        f"times), and the update {said(MEMORY, '{:.0%}'.format)} of its memory above the weights. Kedro, MLflow and "
+        f"manifests are {said(SHELL, '{:.1%}'.format)} of `train`. What a GPU makes of it was not measured yet: "
+        "[docs/benchmarks.md](docs/benchmarks.md#speed-side-by-side)."
+    )
+    return textwrap.fill(text, 128, break_long_words=False, break_on_hyphens=False)
+
+
+def put_headline(readme: str, bench: dict[str, Any]) -> str:
+    """The README with it between its two markers.
+
+    Raises:
+        ValueError: There are none.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(
+            f"the README needs one line '{BEGIN}' and after it one line '{END}', for what is said of speed"
+        )
+    return f"{before}{BEGIN}\n{headline(bench)}\n{END}{after}"
+
+
+def main(report: Path, docs: Path = DOCS, readme: Path = DOCS.parent / "README.md") -> None:
+    """Write JSON, table and plot, and what the README says of it."""
     bench = kept(json.loads(report.read_text(encoding="utf-8")))
     text = put_table((docs / "benchmarks.md").read_text(encoding="utf-8"), page(bench))
+    said = put_headline(readme.read_text(encoding="utf-8"), bench)
     (docs / "bench.json").write_text(json.dumps(bench, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if bench["growth"]:
         plot(bench["growth"], docs / "images" / "growth.png")
     (docs / "benchmarks.md").write_text(text, encoding="utf-8")
+    readme.write_text(said, encoding="utf-8")
 
 
 if __name__ == "__main__":

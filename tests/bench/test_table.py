@@ -8,7 +8,18 @@ from types import ModuleType
 import pytest
 from tests.bench import trl_peer
 from tests.bench.side_by_side import Rival, SideBySide, Target, Work
-from tests.bench.table import DOCS, GROWTH_TARGETS, exponent, kept, main, page
+from tests.bench.table import (
+    DOCS,
+    GROWTH_TARGETS,
+    ROUND,
+    SAMPLING,
+    exponent,
+    headline,
+    kept,
+    main,
+    page,
+    put_headline,
+)
 from tests.bench.test_growth import AXES
 
 from fisao_pipeline.commands.study_docs import put_table
@@ -217,6 +228,17 @@ def test_the_stored_table_has_every_row_and_is_the_one_in_the_documents():
     text = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
     assert put_table(text, page(bench)) == text
     assert (DOCS / "images" / "growth.png").is_file()
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert put_headline(readme, bench) == readme and "–" not in headline(bench)
+
+
+def test_the_readme_says_of_a_row_that_is_missing_that_it_is():
+    row = {"title": ROUND[0], "against": ROUND[1], "median": 2.5}
+    assert "a whole round takes 40% of its time for each response (2.5 times as fast; sampling –," in " ".join(
+        headline({"rows": [row, {"title": SAMPLING[0], "against": SAMPLING[1], "missing": "TRL is not there"}]}).split()
+    )
+    with pytest.raises(ValueError, match="speed"):
+        put_headline("no markers", {"rows": []})
 
 
 def test_exponents():
@@ -229,7 +251,10 @@ def test_the_documents_are_written_between_their_markers(tmp_path):
     report = tmp_path / "report.json"
     report.write_text(json.dumps(REPORT))
     (tmp_path / "benchmarks.md").write_text("before\n<!-- table -->\nold\n<!-- /table -->\nafter\n")
-    main(report, tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text("x\n<!-- speed -->\nold\n<!-- /speed -->\ny\n")
+    main(report, tmp_path, readme)
+    assert readme.read_text() == put_headline("x\n<!-- speed -->\n<!-- /speed -->\ny\n", kept(REPORT))
     text = (tmp_path / "benchmarks.md").read_text()
     assert text.startswith("before\n<!-- table -->\n") and text.endswith("<!-- /table -->\nafter\n")
     assert "old" not in text and "**no**" in text
