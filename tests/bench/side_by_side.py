@@ -51,6 +51,7 @@ class Rival:
         target: Of the ratio; None where there is none.
         is_floor: Whether the ratio is our time over this one's; otherwise it is this one's over ours.
         missing: Why it could not be run here.
+        rounds: In how many rounds it takes a turn, the first ones; None for all. For what is slow, and far off.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Rival:
     target: Target | None = None
     is_floor: bool = False
     missing: str | None = None
+    rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class SideBySide:
             for rival in rivals:
                 if rival.run is None or missing[rival.name] is not None:
                     continue
+                if rival.rounds is not None and len(times[rival.name]) > rival.rounds:  # one does not count
+                    continue
                 started = self.timer()
                 own_count, missing[rival.name] = attempt(rival.run)
                 passed = self.timer() - started
@@ -108,8 +112,8 @@ def _row(work: Work, own: Sequence[float], rival: Rival, theirs: Sequence[float]
     if rival.missing is not None:
         return row | unjudged(rival.target)
     amount = work.amount if rival.amount is None else rival.amount
-    # By what both did of the work.
-    pairs = [(a / work.amount, b / amount) for a, b in zip(own, theirs, strict=True)]
+    # By what both did of the work, in the rounds that it was in.
+    pairs = [(a / work.amount, b / amount) for a, b in zip(own[: len(theirs)], theirs, strict=True)]
     ratios = [a / b if rival.is_floor else b / a for a, b in pairs]
     return row | spread(ratios) | {"theirs": rate(amount, theirs, work.unit)} | judged(ratios, rival.target)
 

@@ -1,7 +1,7 @@
 """The benchmarks' figures as a table and a plot: `python -m tests.bench.table REPORT` writes them into docs/.
 
 REPORT is pytest-benchmark's JSON. What the table needs of it is kept as `docs/bench.json`, the table stands between two
-markers in `docs/benchmarks.md`, the plot is `docs/images/growth.png`, and the README's sentence on speed is made of it, too.
+markers in `docs/benchmarks.md`, the plot is `docs/images/growth.png`; the README's words on speed are made of it, too.
 """
 
 import json
@@ -131,8 +131,8 @@ def headline(bench: dict[str, Any]) -> str:
         return "–" if ratio is None else form(ratio)
 
     text = (
-        "Side by side with TRL 1.16's GRPOTrainer on the same pocket LLaVA, prompts and batches, on one thread of a CPU: "
-        f"a whole round takes {said(ROUND, lambda ratio: f'{1 / ratio:.0%}')} of its time for each response "
+        "Side by side with TRL 1.16's GRPOTrainer on the same pocket LLaVA, prompts and batches, on one thread of a "
+        f"CPU: a whole round takes {said(ROUND, lambda ratio: f'{1 / ratio:.0%}')} of its time for each response "
         f"({said(ROUND, TIMES)} times as fast; sampling {said(SAMPLING, TIMES)}, update at K = 8 {said(UPDATE, TIMES)} "
         f"times), and the update {said(MEMORY, '{:.0%}'.format)} of its memory above the weights. Kedro, MLflow and "
         f"manifests are {said(SHELL, '{:.1%}'.format)} of `train`. What a GPU makes of it was not measured yet: "

@@ -43,6 +43,7 @@ def test_annotation(compare, shipped, size, words_known):
         lambda: plain.score_each_token(verifier, open_image, few, tokenizer),
         amount=in_few,
         target=Target(50.0),
+        rounds=None if is_pocket else 2,
     )
     floor = Rival(
         "the image tower alone, pixels ready",
@@ -54,4 +55,4 @@ def test_annotation(compare, shipped, size, words_known):
     note = f"{len(images)} pictures, {COMPLETIONS} responses each; words {'known' if words_known else 'new, too'}"
     rivals = [naive, floor] if words_known else [floor]
     work = Work(f"annotation, {size}", len(found), "mentions", note)
-    compare(work, ours, rivals, rounds=5 if is_pocket else 3)
+    compare(work, ours, rivals, rounds=5 if words_known else 2)

@@ -56,4 +56,5 @@ def test_round(compare, shipped):
                 missing=missing,
             )
         ],
+        rounds=4,
     )

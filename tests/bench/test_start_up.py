@@ -90,6 +90,7 @@ def test_command_line(compare, tmp_path):
                 is_floor=True,
             )
         ],
+        rounds=3,
     )
 
 

@@ -107,6 +107,14 @@ def test_a_floors_ratio_is_our_time_over_its():
     assert not row["met"]
 
 
+def test_a_slow_rival_takes_a_turn_in_the_first_rounds_alone():
+    turns = []
+    rival = Rival("slow", lambda: float(turns.append(1) or 4 * len(turns)), rounds=2)
+    (row,) = measured(rival)
+    assert len(turns) == 3, "one does not count"
+    assert [row["low"], row["median"], row["high"]] == pytest.approx([4.0, 5.0, 6.0])
+
+
 def test_seconds_that_a_rival_gives_count_in_place_of_the_clocks():
     (row,) = measured(Rival("partly", lambda: 4.0))
     assert row["median"] == 2.0
