@@ -13,7 +13,8 @@ CONSTRAINTS := .ci/constraints.txt
 # Exactly one torch, installed before all else: pip resolving a range may fetch CUDA packages that are then replaced.
 TORCH := $(shell grep '^torch==' $(CONSTRAINTS))
 
-# pip compiles what it installs on one core; the second command does it on all. What cannot be compiled is no module.
+# pip compiles what it installs on one core; the second command does it on all. What cannot be compiled is no module. For
+# benchmarks alone, which import a part of it and warm up before they count, that would take longer than it spares.
 INSTALL := $(PIP) install --quiet --no-compile --constraint $(CONSTRAINTS)
 COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 
@@ -68,7 +69,6 @@ $(INSTALLED_MUTATION): pyproject.toml $(CONSTRAINTS)
 $(INSTALLED_BENCH): pyproject.toml $(CONSTRAINTS)
 	$(NEW_VENV)
 	$(INSTALL) --editable '.[bench]'
-	@$(COMPILE)
 	@touch $(INSTALLED) $@
 
 # The registry's torchvision is built for CUDA; beside the CPU build of torch it cannot be imported, and what asks whether

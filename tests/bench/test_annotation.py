@@ -55,4 +55,4 @@ def test_annotation(compare, shipped, size, words_known):
     note = f"{len(images)} pictures, {COMPLETIONS} responses each; words {'known' if words_known else 'new, too'}"
     rivals = [naive, floor] if words_known else [floor]
     work = Work(f"annotation, {size}", len(found), "mentions", note)
-    compare(work, ours, rivals, rounds=5 if words_known else 2)
+    compare(work, ours, rivals, rounds=5 if words_known else 1)

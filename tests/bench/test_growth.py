@@ -17,7 +17,7 @@ from fisao_pipeline.training.sampling import sample_responses
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 # Pictures, responses of each, tokens of each.
-START = {"pictures": 8, "responses of each": 4, "tokens of each": 24}
+START = {"pictures": 8, "responses of each": 4, "tokens of each": 16}
 AXES = {
     "pictures": (8, 32, 128),
     "responses of each": (2, 8, 32),

@@ -101,7 +101,7 @@ def test_a_run_that_does_nothing(compare, tmp_path):
         Work("a run of two nodes that do nothing", 1, "runs", "versions, provenance and lineage kept by ours"),
         lambda: start([*KEDRO, "run"], ours),
         [Rival("a bare project with kedro-mlflow", lambda: start([*KEDRO, "run"], bare), is_floor=True)],
-        rounds=3,
+        rounds=2,
     )
 
 

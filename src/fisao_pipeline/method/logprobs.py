@@ -61,6 +61,7 @@ def projected_token_logprobs(
 
     Each chunk of ``chunk_tokens`` rows is projected, reduced and, in the backward pass, projected again: memory is
     chunk_tokens · v instead of n · v, and the logits of a 7B model (vocabulary 32k) no longer decide the batch size.
+    All but the last chunk, whose turn in the backward pass comes first, so that its logits may as well be kept.
     With ``logit_cap`` c the logits are c · tanh(x / c) of the projection x, as in Gemma 2.
 
     Raises:
@@ -78,9 +79,10 @@ def projected_token_logprobs(
             logits = logit_cap * torch.tanh(logits / logit_cap)
         return token_logprobs(logits, ids, temperature, suppressed_ids)
 
+    parts = list(zip(hidden.split(chunk_tokens), token_ids.split(chunk_tokens), strict=True))
     chunks = []
-    for rows, ids in zip(hidden.split(chunk_tokens), token_ids.split(chunk_tokens), strict=True):
-        if torch.is_grad_enabled() and rows.requires_grad:
+    for number, (rows, ids) in enumerate(parts, start=1):
+        if torch.is_grad_enabled() and rows.requires_grad and number < len(parts):
             chunks.append(checkpoint(chunk_logprobs, rows, ids, use_reentrant=False))
         else:
             chunks.append(chunk_logprobs(rows, ids))
