@@ -99,10 +99,9 @@ def test_what_is_drawn_beyond_what_is_compared_is_the_replays(world, policy, mon
     assert FakeGraph.replayed > len(taken) - 2 * FakeGraph.recorded
 
 
-@pytest.mark.parametrize("compared", [0, 8])
 @pytest.mark.parametrize("name", ZOO)
-def test_every_kind_draws_the_same(name, compared, tmp_path, monkeypatch):
-    monkeypatch.setattr(steps, "_COMPARED", compared)
+def test_every_kind_draws_the_same(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "_COMPARED", 0)
     torch.manual_seed(0)
     policy = stir(Policy.load(ModelSource(str(build(name, tmp_path)), dtype="float32", device="cpu"), lora=LORA))
     prompts = ["Describe this image.", "What?", "Is there a dog in the picture, or is there none?"]
@@ -141,8 +140,7 @@ def test_sixteen_bits_replay_exactly_what_a_step_computes(name, tmp_path, monkey
     assert (len(gaps) > 0) == (unshared_reason(policy.backbone) is None)
 
 
-@pytest.mark.parametrize("reads", [False, True])
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize(("name", "reads"), [*((name, False) for name in ZOO), ("llava", True)])
 @torch.no_grad()
 def test_a_step_reads_no_memory_of_the_host(name, reads, tmp_path, monkeypatch):
     policy = Policy.load(ModelSource(str(build(name, tmp_path)), dtype="float32", device="cpu"), lora=LORA)
